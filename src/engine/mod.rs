@@ -1,0 +1,95 @@
+//! The port between the doors and the broker: what HTTP and Kafka may ask, and the errors they get.
+//!
+//! **Invariant**: a door knows no file, replica or offset index; it sees topics, partitions, records and this
+//! module's errors. An implementation serves every call from any thread, and never blocks an async thread.
+
+mod error;
+mod request;
+
+pub use crate::codec::RecordBatch;
+pub use error::{EngineError, RecordError, SideEffects};
+pub use request::{
+    Acks, AlterTopic, BrokerInfo, ClusterInfo, CreateTopic, EpochEnd, FetchRequest, FetchResponse, IdempotencyTag,
+    OffsetSpec, PartitionDescription, ProduceReceipt, ProduceRequest, ProducedRecord, RecordToProduce, SnapshotPage,
+    TopicDescription, TopicInfo, Truncation, ViewSnapshot,
+};
+
+use crate::types::{Offset, PartitionId, PartitionProgress, StoredRecord, TopicId, TopicName};
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What an engine's calls give.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, EngineError>>;
+
+/// A broker, or something that can act as one.
+pub trait Engine: Send + Sync + 'static {
+    // ---- topics -------------------------------------------------------------------------------------------------
+
+    /// Makes a topic.
+    fn create_topic(&self, request: CreateTopic) -> Answer<'_, TopicDescription>;
+    /// What is needed to route to a topic, from memory. `None` if there is none of this name.
+    fn topic(&self, name: &TopicName) -> Option<Arc<TopicInfo>>;
+    /// Every topic, sorted by name, from memory.
+    fn topics(&self) -> Vec<Arc<TopicInfo>>;
+    /// Changes whenever a topic comes, goes, or gets another configuration or more partitions.
+    fn watch_topics(&self) -> watch::Receiver<u64>;
+    /// A topic with the state of each of its partitions.
+    fn describe_topic(&self, name: &TopicName) -> Answer<'_, TopicDescription>;
+    /// Sets and resets configuration, adds partitions.
+    fn alter_topic(&self, name: &TopicName, change: AlterTopic) -> Answer<'_, TopicDescription>;
+    /// Deletes a topic and its records.
+    fn delete_topic(&self, name: &TopicName) -> Answer<'_, ()>;
+    /// Moves log starts up (Kafka's DeleteRecords). Gives the log start of each partition named.
+    fn truncate(&self, name: &TopicName, truncations: Vec<Truncation>) -> Answer<'_, Vec<(PartitionId, Offset)>>;
+    /// The topic of this name, made with the broker's defaults if there is none and the broker may.
+    fn topic_or_create(&self, name: &TopicName) -> Answer<'_, Arc<TopicInfo>>;
+
+    // ---- records ------------------------------------------------------------------------------------------------
+
+    /// Stores records, in order, each in the partition it names, its key's, or one that the engine picks for the
+    /// whole request. Answers when each record reached the acknowledgement asked for, or failed.
+    ///
+    /// Dropping the future does not take the records back.
+    fn produce(&self, request: ProduceRequest) -> Answer<'_, ProduceReceipt>;
+    /// Batches from one partition, from the one that holds `from`; empty at the end. Never waits for new records:
+    /// [`Engine::watch`] does.
+    fn fetch(&self, request: FetchRequest) -> Answer<'_, FetchResponse>;
+    /// The partition's progress; the sender is dropped when the partition is deleted.
+    fn watch(&self, topic: TopicId, partition: PartitionId) -> Result<watch::Receiver<PartitionProgress>, EngineError>;
+    /// Where to start for a point in time, or an end of the log.
+    fn offset_for(&self, topic: TopicId, partition: PartitionId, spec: OffsetSpec) -> Answer<'_, Offset>;
+    /// Where a leader epoch ended (OffsetForLeaderEpoch, KIP-101): what a reader that was there under that epoch may
+    /// still rely on.
+    fn epoch_end(
+        &self,
+        topic: TopicId,
+        partition: PartitionId,
+        epoch: crate::types::LeaderEpoch,
+    ) -> Answer<'_, EpochEnd>;
+
+    // ---- views --------------------------------------------------------------------------------------------------
+
+    /// A key's latest record over all partitions, by (timestamp, partition, offset); `None` if there is none or it is
+    /// a tombstone. Brings the partition with it.
+    fn latest(&self, topic: TopicId, key: &[u8]) -> Answer<'_, Option<(PartitionId, StoredRecord)>>;
+    /// Fixes the state of a topic's latest-by-key view, waiting until it has applied all that is committed now.
+    fn snapshot(&self, topic: TopicId, partitions: Vec<PartitionId>) -> Answer<'_, ViewSnapshot>;
+    /// The next rows of a snapshot, in the order of partition and key, after the key given (none: from the start).
+    /// Rows newer than the snapshot are left out: they come live.
+    fn snapshot_page<'a>(
+        &'a self,
+        snapshot: &'a ViewSnapshot,
+        after: Option<(PartitionId, bytes::Bytes)>,
+        max_bytes: usize,
+    ) -> Answer<'a, SnapshotPage>;
+
+    // ---- the broker ---------------------------------------------------------------------------------------------
+
+    /// The cluster as this broker sees it.
+    fn cluster(&self) -> ClusterInfo;
+    /// The brokers.
+    fn brokers(&self) -> Vec<BrokerInfo>;
+    /// True once it serves, false again when it drains.
+    fn is_ready(&self) -> bool;
+}

@@ -1,0 +1,18 @@
+//! The log: partitions as folders of segments on one disk.
+//!
+//! **Invariant**: an offset never changes its record once it was acknowledged; what is acknowledged on
+//! `flush=commit` is on the disk. This layer knows no topic configuration beyond its own [`LogConfig`], no network and
+//! no replicas: who replicates it says so through [`WatermarkSource`].
+//!
+//! Called by `replication` (appends, reads), `metadata` (folders) and `cli::doctor` (offline). A [`PartitionLog`] may
+//! be used from any thread; its appends are written by one thread of the I/O pool at a time.
+
+mod config;
+mod error;
+mod log_manager;
+mod partition_log;
+
+pub use config::{LogConfig, LogSettings, WatermarkSource};
+pub use error::LogError;
+pub use log_manager::{LogManager, OpenProgress};
+pub use partition_log::{Append, AppendOutcome, AppendRecords, IdempotencyEntry, IdempotencyMark, PartitionLog};

@@ -1,0 +1,75 @@
+//! Threads that may block, and the rule by which they share the work.
+//!
+//! **Invariant**: a job that wants to go on after a bounded piece of work goes to the back of its lane's line, so one
+//! busy partition never starves another.
+
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Which threads a job runs on, so that slow work of one kind never holds up another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Writes and syncs that producers wait for.
+    Append,
+    /// Reads that were not in memory.
+    Read,
+    /// Recovery, compaction, retention, views.
+    Background,
+}
+
+/// What a job wants after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The next step at once, on this thread. In the simulation time may pass, or the power go, in between.
+    Again,
+    /// The next step after the others in line had their turn.
+    Requeue,
+    /// Nothing more.
+    Done,
+}
+
+/// Work for a thread that may block, in steps between which a power cut may fall.
+pub trait Job: Send + Sync + 'static {
+    /// Does the next step. At most one thread is in a job's step at a time, as long as it is submitted once until
+    /// it is `Done`.
+    fn step(&self) -> Step;
+}
+
+/// A pool of threads that may block.
+pub trait IoPool: Send + Sync + 'static {
+    /// Puts the job at the back of its lane's line. Never blocks. The line's length is bounded by who submits: one
+    /// entry a partition, one a request.
+    fn submit(&self, lane: Lane, job: Arc<dyn Job>);
+}
+
+/// Runs a closure on a lane's thread and waits for its result.
+///
+/// # Panics
+/// If the pool is shut down before it ran, or the closure panicked.
+pub async fn run_blocking<T: Send + 'static>(
+    io: &dyn IoPool,
+    lane: Lane,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (reply, result) = oneshot::channel();
+    let once = Once { work: parking_lot::Mutex::new(Some((work, reply))) };
+    io.submit(lane, Arc::new(once));
+    result.await.expect("the I/O pool runs every job that it took")
+}
+
+struct Once<F, T> {
+    work: parking_lot::Mutex<Option<(F, oneshot::Sender<T>)>>,
+}
+
+impl<F: FnOnce() -> T + Send + 'static, T: Send + 'static> Job for Once<F, T> {
+    fn step(&self) -> Step {
+        if let Some((work, reply)) = self.work.lock().take() {
+            let _ = reply.send(work()); // the one who asked may have gone
+        }
+        Step::Done
+    }
+}
+
+/// Real threads: a few for appends, for reads and for background work each.
+#[derive(Debug)]
+pub struct ThreadPool;

@@ -66,6 +66,19 @@ pub enum EngineError {
         /// First offset that is not there yet.
         log_end: LogEndOffset,
     },
+    /// The record itself is fine, but another one of its request was refused, so nothing was stored.
+    #[error("not stored, because another record of this request was refused")]
+    RejectedWithRequest,
+    /// Fewer replicas are in sync than the topic asks for.
+    #[error("partition {partition} has {in_sync} in-sync replicas, and min.insync.replicas is {required}; try again")]
+    NotEnoughReplicas {
+        /// Which.
+        partition: PartitionId,
+        /// How many are in sync.
+        in_sync: usize,
+        /// How many it takes.
+        required: i32,
+    },
     /// Nobody leads the partition now.
     #[error("partition {0} has no leader now; try again")]
     NoLeader(PartitionId),
@@ -103,6 +116,7 @@ impl EngineError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::NoLeader(_)
+            | Self::NotEnoughReplicas { .. }
             | Self::DiskFull
             | Self::TimedOut
             | Self::Overloaded
@@ -117,6 +131,7 @@ impl EngineError {
             | Self::InvalidPartitions(_)
             | Self::InvalidReplicationFactor(_)
             | Self::InvalidRecord(_)
+            | Self::RejectedWithRequest
             | Self::IdempotencyConflict
             | Self::OffsetOutOfRange { .. }
             | Self::Unsupported(_)
@@ -132,6 +147,8 @@ impl EngineError {
                 SideEffects::Unknown
             }
             Self::NoLeader(_)
+            | Self::NotEnoughReplicas { .. }
+            | Self::RejectedWithRequest
             | Self::DiskFull
             | Self::Overloaded
             | Self::IdempotencyInFlight

@@ -137,7 +137,3 @@ pub trait File: Send + Sync + 'static {
         Ok(())
     }
 }
-
-/// The machine's file system.
-#[derive(Debug, Default)]
-pub struct RealDisk;

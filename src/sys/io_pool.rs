@@ -69,7 +69,3 @@ impl<F: FnOnce() -> T + Send + 'static, T: Send + 'static> Job for Once<F, T> {
         Step::Done
     }
 }
-
-/// Real threads: a few for appends, for reads and for background work each.
-#[derive(Debug)]
-pub struct ThreadPool;

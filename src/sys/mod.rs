@@ -8,14 +8,20 @@ mod clock;
 mod disk;
 mod io_pool;
 mod network;
+mod real_disk;
 mod rng;
 pub mod sim;
+mod tcp_network;
+mod thread_pool;
 
 pub use clock::{Clock, SystemClock};
-pub use disk::{DirEntry, DirLock, Disk, File, OpenMode, RealDisk};
-pub use io_pool::{IoPool, Job, Lane, Step, ThreadPool, run_blocking};
-pub use network::{Listener, Network, Socket, TcpNetwork};
+pub use disk::{DirEntry, DirLock, Disk, File, OpenMode};
+pub use io_pool::{IoPool, Job, Lane, Step, run_blocking};
+pub use network::{Listener, Network, Socket};
+pub use real_disk::RealDisk;
 pub use rng::{OsRng, Rng};
+pub use tcp_network::TcpNetwork;
+pub use thread_pool::ThreadPool;
 
 use std::sync::Arc;
 
@@ -32,4 +38,18 @@ pub struct Sys {
     pub rng: Arc<dyn Rng>,
     /// Threads that may block on the disk.
     pub io: Arc<dyn IoPool>,
+}
+
+impl Sys {
+    /// The machine itself. Starts the threads of the I/O pool.
+    #[must_use]
+    pub fn real() -> Self {
+        Self {
+            clock: Arc::new(SystemClock::default()),
+            disk: Arc::new(RealDisk),
+            network: Arc::new(TcpNetwork),
+            rng: Arc::new(OsRng),
+            io: Arc::new(ThreadPool::default()),
+        }
+    }
 }

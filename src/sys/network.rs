@@ -23,7 +23,3 @@ pub trait Listener: Send + Sync + 'static {
     /// Where it listens, with the real port.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 }
-
-/// The machine's TCP.
-#[derive(Debug, Default)]
-pub struct TcpNetwork;

@@ -1,0 +1,232 @@
+//! Real threads for the work that may block: a few for appends, for reads and for background work each.
+//!
+//! **Invariant**: each lane is one first-in-first-out line. A job that asks for [`Step::Requeue`] goes to its back; a
+//! job that panics is dropped, with a line in the log, and its thread goes on.
+//!
+//! Threads park on a condition variable while their line is empty. A submission wakes one only if one is parked, so a
+//! busy lane costs its submitters no system call. Dropping the pool lets the threads empty their lines and end.
+
+use super::io_pool::{IoPool, Job, Lane, Step};
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// Threads that sync for producers: enough that one slow file does not stop the others, few enough that each turn
+/// finds a group to commit.
+const APPEND_THREADS: usize = 4;
+/// Threads for cold reads.
+const READ_THREADS: usize = 2;
+/// Threads for recovery, compaction and views.
+const BACKGROUND_THREADS: usize = 2;
+
+/// Real threads, with one line of jobs for each lane.
+pub struct ThreadPool {
+    append: Arc<Line>,
+    read: Arc<Line>,
+    background: Arc<Line>,
+}
+
+impl Default for ThreadPool {
+    fn default() -> Self {
+        Self::new(APPEND_THREADS, READ_THREADS, BACKGROUND_THREADS)
+    }
+}
+
+impl ThreadPool {
+    /// Starts the threads of each lane.
+    ///
+    /// # Panics
+    /// If a number is 0, or the system refuses a thread.
+    #[must_use]
+    pub fn new(append: usize, read: usize, background: usize) -> Self {
+        Self {
+            append: Line::start("append", append),
+            read: Line::start("read", read),
+            background: Line::start("background", background),
+        }
+    }
+
+    fn line(&self, lane: Lane) -> &Arc<Line> {
+        match lane {
+            Lane::Append => &self.append,
+            Lane::Read => &self.read,
+            Lane::Background => &self.background,
+        }
+    }
+}
+
+impl IoPool for ThreadPool {
+    fn submit(&self, lane: Lane, job: Arc<dyn Job>) {
+        self.line(lane).push(job);
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        for line in [&self.append, &self.read, &self.background] {
+            line.state.lock().closed = true;
+            line.ready.notify_all();
+        }
+    }
+}
+
+struct Line {
+    state: Mutex<LineState>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct LineState {
+    jobs: VecDeque<Arc<dyn Job>>,
+    parked: usize,
+    closed: bool,
+}
+
+impl Line {
+    fn start(name: &str, threads: usize) -> Arc<Self> {
+        assert!(threads > 0, "a lane without a thread would never run its jobs");
+        let line = Arc::new(Self { state: Mutex::default(), ready: Condvar::new() });
+        for i in 0..threads {
+            let line = line.clone();
+            let builder = std::thread::Builder::new().name(format!("io-{name}-{i}"));
+            builder.spawn(move || line.run()).expect("the system gives the few threads that a start needs");
+        }
+        line
+    }
+
+    fn push(&self, job: Arc<dyn Job>) {
+        let mut state = self.state.lock();
+        state.jobs.push_back(job);
+        let wake = state.parked > 0;
+        drop(state); // so that the thread that wakes does not find the lock taken
+        if wake {
+            self.ready.notify_one();
+        }
+    }
+
+    /// The next job; `unfinished` goes to the back first. `None` once the line is closed and empty.
+    fn next(&self, unfinished: Option<Arc<dyn Job>>) -> Option<Arc<dyn Job>> {
+        let mut state = self.state.lock();
+        state.jobs.extend(unfinished);
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            if state.closed {
+                return None;
+            }
+            state.parked += 1;
+            self.ready.wait(&mut state);
+            state.parked -= 1;
+        }
+    }
+
+    fn run(&self) {
+        let mut unfinished = None;
+        while let Some(job) = self.next(unfinished.take()) {
+            let run = || {
+                loop {
+                    match job.step() {
+                        Step::Again => {}
+                        other => return other,
+                    }
+                }
+            };
+            // Unwind safety is the job's own business: a job that panicked is not called again.
+            match catch_unwind(AssertUnwindSafe(run)) {
+                Ok(Step::Requeue) => unfinished = Some(job),
+                Ok(_) => {}
+                Err(panic) => {
+                    let text = panic.downcast_ref::<String>().map(String::as_str);
+                    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+                    tracing::error!(panic = text, "a job of the I/O pool panicked");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::run_blocking;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    struct Steps {
+        name: char,
+        left: Mutex<Vec<Step>>,
+        seen: mpsc::Sender<char>,
+    }
+
+    impl Job for Steps {
+        fn step(&self) -> Step {
+            self.seen.send(self.name).expect("the test listens");
+            self.left.lock().pop().unwrap_or(Step::Done)
+        }
+    }
+
+    /// Holds its thread until the test lets go.
+    struct Gate(Mutex<mpsc::Receiver<()>>);
+
+    impl Job for Gate {
+        fn step(&self) -> Step {
+            let _ = self.0.lock().recv_timeout(LONG);
+            Step::Done
+        }
+    }
+
+    #[test]
+    fn a_requeued_job_goes_behind_those_in_line_and_again_does_not() {
+        let pool = ThreadPool::new(1, 1, 1);
+        let (open, gate) = mpsc::channel();
+        pool.submit(Lane::Append, Arc::new(Gate(Mutex::new(gate))));
+        let (seen, order) = mpsc::channel();
+        let job = |name, steps: &[Step]| {
+            let left = Mutex::new(steps.iter().rev().copied().collect());
+            Arc::new(Steps { name, left, seen: seen.clone() })
+        };
+        pool.submit(Lane::Append, job('a', &[Step::Requeue, Step::Done]));
+        pool.submit(Lane::Append, job('b', &[Step::Again, Step::Requeue, Step::Done]));
+        pool.submit(Lane::Append, job('c', &[Step::Done]));
+        open.send(()).unwrap();
+        let seen: String = (0..6).map(|_| order.recv_timeout(LONG).unwrap()).collect();
+        assert_eq!(seen, "abbcab");
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_the_job_and_not_the_thread() {
+        let pool = Arc::new(ThreadPool::new(1, 1, 1));
+        let task = tokio::spawn({
+            let pool = pool.clone();
+            async move { run_blocking(&*pool, Lane::Read, || panic!("on purpose")).await }
+        });
+        assert!(task.await.is_err(), "the one who waits learns of it");
+        assert_eq!(run_blocking(&*pool, Lane::Read, || 7).await, 7, "the only thread of the lane still runs");
+    }
+
+    #[tokio::test]
+    async fn lanes_do_not_wait_for_one_another() {
+        let pool = ThreadPool::new(1, 1, 1);
+        let (open, gate) = mpsc::channel();
+        pool.submit(Lane::Background, Arc::new(Gate(Mutex::new(gate))));
+        for lane in [Lane::Append, Lane::Read] {
+            assert_eq!(run_blocking(&pool, lane, || 1).await, 1);
+        }
+        open.send(()).unwrap();
+    }
+
+    #[test]
+    fn a_dropped_pool_still_runs_what_it_took() {
+        let (seen, order) = mpsc::channel();
+        let pool = ThreadPool::new(1, 1, 1);
+        for name in ['x', 'y', 'z'] {
+            pool.submit(Lane::Append, Arc::new(Steps { name, left: Mutex::default(), seen: seen.clone() }));
+        }
+        drop((pool, seen));
+        assert_eq!(order.iter().collect::<String>(), "xyz");
+    }
+}

@@ -104,14 +104,27 @@ pub enum Acks {
 }
 
 /// An Idempotency-Key's identity, and what may be sent under it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyTag {
     /// Hash of principal and key (first 16 bytes of SHA-256).
     pub key: [u8; 16],
-    /// Hash of what is sent under it; the same key with another one is refused.
-    pub request: [u8; 16],
-    /// The number of the request's first record under this key: 0, or on `ingest` the line.
-    pub first_index: u32,
+    /// What is sent under it; the same key with anything else is refused.
+    pub content: TaggedContent,
+}
+
+/// What an Idempotency-Key stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaggedContent {
+    /// One request, by its hash (first 16 bytes of SHA-256); its records are numbered from 0.
+    Request([u8; 16]),
+    /// A stream of records (`ingest`), each held by its own hash: a resend from the first line may go on where the
+    /// first one was cut off.
+    Records {
+        /// The number (line) of the first record of this call.
+        first_index: u32,
+        /// One hash for each record of this call.
+        hashes: Vec<[u8; 16]>,
+    },
 }
 
 /// A record with where it should go.

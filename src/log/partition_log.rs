@@ -18,14 +18,17 @@ pub struct AppendRecords {
 }
 
 /// The Idempotency-Key of an append.
+///
+/// Refused as a conflict: a record whose index stands in the table under this key with another hash; and, unless the
+/// mark is `per_record`, any entry under this key with another hash.
 #[derive(Debug, Clone)]
 pub struct IdempotencyMark {
     /// Hash of principal and key.
     pub key: [u8; 16],
-    /// Hash of the request.
-    pub request: [u8; 16],
-    /// Each record's index in its request.
-    pub indexes: Vec<u32>,
+    /// Each record's index in its request, and the hash that guards it: the request's, or with `per_record` its own.
+    pub records: Vec<(u32, [u8; 16])>,
+    /// Each record has its own hash (`ingest`, which may be resent in part).
+    pub per_record: bool,
 }
 
 /// What a log remembers of an Idempotency-Key.

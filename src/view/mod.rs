@@ -1,1 +1,10 @@
-//! To be written.
+//! What can be rebuilt from a log: the latest record of each key.
+//!
+//! **Invariant**: a view never holds the only copy of anything. Delete its folder, start again, and every answer is the
+//! same; only the time to the first answer differs.
+//!
+//! Called by `engine`. One task per viewed partition follows its log; the store is called on the I/O pool.
+
+mod latest;
+
+pub use latest::{LatestView, Page, Snapshot, ViewBackend, ViewError, ViewSettings};

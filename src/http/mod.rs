@@ -1,1 +1,22 @@
-//! To be written.
+//! The web door: axum on our own accept loop.
+//!
+//! One file per resource under [`api`]; each names its routes and documents in one place. [`router()`] puts them
+//! together with what all share: trace ids, limits, the check of where a request comes from, problems for whatever goes
+//! wrong.
+//!
+//! **Invariant**: this layer names no file, offset index or replica. Whatever it refuses, it refuses as a
+//! [`Problem`](problem::Problem); whatever it buffers, it bounds first.
+//!
+//! Callers: the server (`listener::serve`, `router`), the command line (`openapi::document`). Threading: handlers run on
+//! tokio's threads and never block.
+
+pub mod api;
+pub mod drain;
+pub mod problem;
+pub mod state;
+pub mod trace;
+
+mod router;
+
+pub use router::router;
+pub use state::{AppState, Limits, Settings};

@@ -290,7 +290,10 @@ mod tests {
         let text = metrics().render();
         assert!(text.contains("sluice_fsyncs_total "), "{text}");
         assert!(text.contains("sluice_fsync_duration_seconds_bucket{le=\"0.0001\"}"), "{text}");
-        assert!(text.contains("sluice_http_requests_total{method=\"GET\",route=\"/v1/topics\",status=\"200\"} 1"), "{text}");
+        assert!(
+            text.contains("sluice_http_requests_total{method=\"GET\",route=\"/v1/topics\",status=\"200\"} 1"),
+            "{text}"
+        );
         assert!(text.ends_with("# EOF\n"), "{text}");
         for line in text.lines().filter(|l| !l.starts_with('#')) {
             assert!(line.starts_with("sluice_"), "{line}");

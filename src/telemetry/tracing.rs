@@ -31,7 +31,9 @@ pub enum InitError {
     #[error("'{0}' is no log format; use text or json")]
     Format(String),
     /// No such level or filter.
-    #[error("'{0}' is no log level; use error, warn, info, debug, trace, or target=level pairs with commas between them")]
+    #[error(
+        "'{0}' is no log level; use error, warn, info, debug, trace, or target=level pairs with commas between them"
+    )]
     Level(String),
     /// Logging runs already in this process.
     #[error("logging was started before")]
@@ -49,7 +51,14 @@ pub fn init(format: LogFormat, level: &str) -> Result<(), InitError> {
     let started = match format {
         LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init(),
         LogFormat::Json => registry
-            .with(fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false).with_writer(std::io::stderr))
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_current_span(true)
+                    .with_span_list(false)
+                    .with_writer(std::io::stderr),
+            )
             .try_init(),
     };
     started.map_err(|_| InitError::Twice)

@@ -1,0 +1,523 @@
+//! The one shape of an error at this door (RFC 9457), and the one mapping from the engine's errors to it.
+//!
+//! **Invariant**: every answer of status 400 and up is a [`Problem`]; its `code` is stable and belongs to one kind of
+//! failure. Texts of [`EngineError::Internal`] and the like are logged here and never sent.
+//!
+//! Callers: every handler and extractor; SSE `problem` events and WebSocket `error` frames send [`Problem::to_json`].
+
+use crate::{
+    engine::{EngineError, ProducedRecord, RecordError, SideEffects},
+    http::trace,
+};
+use axum::{
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use std::{borrow::Cow, time::Duration};
+use utoipa::ToSchema;
+
+/// The media type of a problem.
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// How long a client should wait before it tries again when nothing better is known.
+const DEFAULT_RETRY: Duration = Duration::from_millis(500);
+
+/// An error, as `application/problem+json`. Cheap to move: one pointer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem(Box<Body>);
+
+/// What failed, why, whether to try again, and what it may have left behind (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct Body {
+    /// Identifies the kind of problem: `urn:sluice:problem:` and the code.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:sluice:problem:unknown-topic")]
+    pub kind: String,
+    /// The kind of problem in words; the same for each of its kind.
+    #[schema(example = "There is no such topic")]
+    pub title: Cow<'static, str>,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599, example = 404)]
+    pub status: u16,
+    /// What happened this time, and what to do about it.
+    #[schema(example = "there is no topic 'games'")]
+    pub detail: Cow<'static, str>,
+    /// The kind of problem for programs; it never changes its meaning.
+    #[schema(example = "unknown-topic")]
+    pub code: Cow<'static, str>,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
+    /// What the failed request may have left behind.
+    pub side_effects: Effects,
+    /// How long to wait before trying again, in milliseconds; also as `Retry-After`, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0)]
+    pub retry_after_ms: Option<u64>,
+    /// The request's trace (W3C Trace Context), as it stands in the server's log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "4bf92f3577b34da6a3ce929d0e0e4736")]
+    pub trace_id: Option<String>,
+    /// For batches: what became of each record, in the order of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub results: Option<Vec<RecordOutcome>>,
+    /// For an offset out of range: the partition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0)]
+    pub partition: Option<i32>,
+    /// For an offset out of range: the first offset that is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0)]
+    pub log_start_offset: Option<i64>,
+    /// For an offset out of range: the first offset that is not there yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0)]
+    pub high_watermark: Option<i64>,
+    /// The methods that a 405 names in `Allow`.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub allow: Option<HeaderValue>,
+}
+
+/// What a failed request may have left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = SideEffects)]
+pub enum Effects {
+    /// Nothing was changed.
+    None,
+    /// It may have been done, or will be.
+    Unknown,
+    /// Some or all of it was done.
+    Applied,
+}
+
+impl From<SideEffects> for Effects {
+    fn from(effects: SideEffects) -> Self {
+        match effects {
+            SideEffects::None => Self::None,
+            SideEffects::Unknown => Self::Unknown,
+            SideEffects::Applied => Self::Applied,
+        }
+    }
+}
+
+/// What became of one record of a batch that failed.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct RecordOutcome {
+    /// Its place in the request, from 0.
+    #[schema(minimum = 0)]
+    pub index: usize,
+    /// What became of it.
+    pub status: OutcomeStatus,
+    /// Where it was stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0)]
+    pub partition: Option<i32>,
+    /// Its offset there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0)]
+    pub offset: Option<i64>,
+    /// Its timestamp, Unix time in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0)]
+    pub timestamp_ms: Option<i64>,
+    /// Why not, for programs: the code of a problem.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub code: Option<Cow<'static, str>>,
+    /// Why not, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub detail: Option<Cow<'static, str>>,
+    /// Whether this record may be stored by the same request later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub retryable: Option<bool>,
+    /// Whether it may be stored all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub side_effects: Option<Effects>,
+}
+
+/// What became of one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutcomeStatus {
+    /// It reached the acknowledgement asked for.
+    Stored,
+    /// It did not; its code says why.
+    Failed,
+    /// It was refused; its code says why.
+    Invalid,
+    /// Nothing is wrong with it, but another record was refused, so it was not tried.
+    NotStored,
+}
+
+impl Problem {
+    /// A problem that leaves nothing behind and will not pass by itself.
+    #[must_use]
+    pub fn new(
+        status: StatusCode,
+        code: &'static str,
+        title: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self(Box::new(Body {
+            kind: format!("urn:sluice:problem:{code}"),
+            title: Cow::Borrowed(title),
+            status: status.as_u16(),
+            detail: detail.into(),
+            code: Cow::Borrowed(code),
+            retryable: false,
+            side_effects: Effects::None,
+            retry_after_ms: None,
+            trace_id: trace::current().map(|id| id.to_string()),
+            results: None,
+            partition: None,
+            log_start_offset: None,
+            high_watermark: None,
+            allow: None,
+        }))
+    }
+
+    /// 400 `invalid-request`: a parameter or a body that can not be understood.
+    #[must_use]
+    pub fn invalid_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid-request", "The request can not be understood", detail)
+    }
+
+    /// 400 `invalid-name`: a topic, queue or group name that breaks Kafka's rule.
+    #[must_use]
+    pub fn invalid_name(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid-name", "The name is not allowed", detail)
+    }
+
+    /// 413 `request-too-large`.
+    #[must_use]
+    pub fn too_large(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request-too-large", "The request is too large", detail)
+    }
+
+    /// 415 `unsupported-media-type`.
+    #[must_use]
+    pub fn unsupported_media_type(detail: impl Into<Cow<'static, str>>) -> Self {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Self::new(status, "unsupported-media-type", "The body's type is not supported here", detail)
+    }
+
+    /// 404 `not-found`: no such route, or nothing under it.
+    #[must_use]
+    pub fn not_found(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "There is nothing here", detail)
+    }
+
+    /// 404 `unknown-topic`.
+    #[must_use]
+    pub fn unknown_topic(name: &str) -> Self {
+        let detail = format!("there is no topic '{name}'");
+        Self::new(StatusCode::NOT_FOUND, "unknown-topic", "There is no such topic", detail)
+    }
+
+    /// 500 `internal`. The text goes to the log and not to the client.
+    #[must_use]
+    pub fn internal(text: &str) -> Self {
+        tracing::error!(error = text, trace_id = trace::current().map(tracing::field::display), "internal error");
+        let detail = "the server failed; its log says more under this trace_id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail)
+            .with_side_effects(Effects::Unknown)
+    }
+
+    /// Says that the same request may succeed later, and when to try.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.0.retryable = true;
+        self.0.retry_after_ms = Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+
+    /// Says what was left behind.
+    #[must_use]
+    pub fn with_side_effects(mut self, effects: Effects) -> Self {
+        self.0.side_effects = effects;
+        self
+    }
+
+    /// Adds what became of each record.
+    #[must_use]
+    pub fn with_results(mut self, results: Vec<RecordOutcome>) -> Self {
+        self.0.results = Some(results);
+        self
+    }
+
+    /// Adds the methods that are allowed.
+    #[must_use]
+    pub fn with_allow(mut self, allow: HeaderValue) -> Self {
+        self.0.allow = Some(allow);
+        self
+    }
+
+    /// Names the trace, where the problem is made outside of the request's handler (in a body's stream).
+    #[must_use]
+    pub fn with_trace_id(mut self, trace_id: impl ToString) -> Self {
+        self.0.trace_id = Some(trace_id.to_string());
+        self
+    }
+
+    /// Another wording of this time's detail.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.0.detail = detail.into();
+        self
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        &self.0.code
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn body(&self) -> &Body {
+        &self.0
+    }
+
+    /// The JSON object, for an answer's body, an SSE `problem` event or a WebSocket `error` frame.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&*self.0).expect("a problem has only strings and numbers")
+    }
+
+    /// This failure as the outcome of one record of a batch.
+    #[must_use]
+    pub fn to_outcome(&self, index: usize, status: OutcomeStatus) -> RecordOutcome {
+        RecordOutcome {
+            index,
+            status,
+            partition: None,
+            offset: None,
+            timestamp_ms: None,
+            code: Some(self.0.code.clone()),
+            detail: Some(self.0.detail.clone()),
+            retryable: Some(self.0.retryable),
+            side_effects: Some(self.0.side_effects),
+        }
+    }
+}
+
+impl RecordOutcome {
+    /// A record that was stored.
+    #[must_use]
+    pub fn stored(index: usize, record: ProducedRecord) -> Self {
+        Self {
+            partition: Some(record.partition.get()),
+            offset: Some(record.offset.get()),
+            timestamp_ms: Some(record.timestamp_ms),
+            ..Self::not_stored(index, OutcomeStatus::Stored)
+        }
+    }
+
+    /// A record with nothing to say but its status.
+    #[must_use]
+    pub const fn not_stored(index: usize, status: OutcomeStatus) -> Self {
+        Self {
+            index,
+            status,
+            partition: None,
+            offset: None,
+            timestamp_ms: None,
+            code: None,
+            detail: None,
+            retryable: None,
+            side_effects: None,
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status(), self.to_json()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        if let Some(ms) = self.0.retry_after_ms {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+        }
+        if let Some(allow) = self.0.allow {
+            headers.insert(header::ALLOW, allow);
+        }
+        headers.insert(HeaderName::from_static("sluice-problem"), code_value(&self.0.code));
+        response
+    }
+}
+
+/// A code as a header's value; codes are kebab-case, so it always fits.
+fn code_value(code: &str) -> HeaderValue {
+    HeaderValue::from_str(code).unwrap_or(HeaderValue::from_static("internal"))
+}
+
+/// The one mapping from the engine's errors.
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&EngineError> for Problem {
+    fn from(error: &EngineError) -> Self {
+        use EngineError as E;
+        let text = || error.to_string();
+        let mut problem = match error {
+            E::UnknownTopic(name) => Self::unknown_topic(name),
+            E::UnknownPartition { .. } => unknown_partition(text()),
+            E::TopicExists(_) => Self::new(StatusCode::CONFLICT, "topic-exists", "The topic exists already", text()),
+            E::InternalTopic(_) => Self::new(StatusCode::FORBIDDEN, "internal-topic", "The topic is internal", text()),
+            E::InvalidConfig(_) => unprocessable("invalid-config", "The configuration does not fit", text()),
+            E::InvalidPartitions(_) => {
+                unprocessable("invalid-partitions", "The number of partitions does not fit", text())
+            }
+            E::InvalidReplicationFactor(_) => {
+                unprocessable("invalid-replication-factor", "The replication factor does not fit", text())
+            }
+            E::InvalidRecord(record) => Self::from(record),
+            E::IdempotencyConflict => {
+                unprocessable("idempotency-conflict", "The Idempotency-Key stands for another request", text())
+            }
+            E::IdempotencyInFlight => {
+                let title = "The first request with this Idempotency-Key is in flight";
+                Self::new(StatusCode::CONFLICT, "idempotency-in-flight", title, text())
+            }
+            E::OffsetOutOfRange { .. } => offset_out_of_range(error),
+            E::RejectedWithRequest => {
+                unprocessable("rejected-with-request", "Another record of the request was refused", text())
+            }
+            E::NotEnoughReplicas { .. } => unavailable("not-enough-replicas", "Too few replicas are in sync", text()),
+            E::NoLeader(_) => unavailable("no-leader", "The partition has no leader now", text()),
+            E::PartitionOffline { partition, reason } => {
+                tracing::warn!(%partition, reason, "a request met an offline partition");
+                let detail = format!("partition {partition} is offline here; the server's log says why");
+                unavailable("partition-offline", "The partition is offline", detail)
+            }
+            E::DiskFull => Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk-full", "The disk is full", text()),
+            E::TimedOut => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "timed-out", "The acknowledgement did not come in time", text())
+            }
+            E::Overloaded => unavailable("overloaded", "Too much is waiting", text()),
+            E::ShuttingDown => unavailable("shutting-down", "The server is shutting down", text()),
+            E::Unsupported(_) => {
+                Self::new(StatusCode::NOT_IMPLEMENTED, "unsupported", "This server can not do that", text())
+            }
+            E::Internal(text) => Self::internal(text),
+        };
+        problem.0.side_effects = error.side_effects().into();
+        if error.is_retryable() { problem.retry_after(DEFAULT_RETRY) } else { problem }
+    }
+}
+
+impl From<&RecordError> for Problem {
+    fn from(error: &RecordError) -> Self {
+        let text = error.to_string();
+        match error {
+            RecordError::TooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "record-too-large", "The record is too large", text)
+            }
+            RecordError::KeyRequired => unprocessable("key-required", "The record needs a key", text),
+            RecordError::Timestamp(_) => unprocessable("invalid-timestamp", "The timestamp does not fit", text),
+            RecordError::UnknownPartition { .. } => unknown_partition(text),
+        }
+    }
+}
+
+impl From<crate::types::InvalidName> for Problem {
+    fn from(error: crate::types::InvalidName) -> Self {
+        Self::invalid_name(error.to_string())
+    }
+}
+
+fn unprocessable(code: &'static str, title: &'static str, detail: String) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, title, detail)
+}
+
+fn unavailable(code: &'static str, title: &'static str, detail: String) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, title, detail)
+}
+
+fn unknown_partition(detail: String) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "unknown-partition", "There is no such partition", detail)
+}
+
+/// 410 below the log start, 416 above the end, both with both ends.
+fn offset_out_of_range(error: &EngineError) -> Problem {
+    let EngineError::OffsetOutOfRange { partition, requested, log_start, log_end } = error else {
+        return Problem::internal("an offset problem was made of another error");
+    };
+    let status = if *requested < log_start.get() { StatusCode::GONE } else { StatusCode::RANGE_NOT_SATISFIABLE };
+    let mut problem = Problem::new(status, "offset-out-of-range", "The offset is out of range", error.to_string());
+    problem.0.partition = Some(partition.get());
+    problem.0.log_start_offset = Some(log_start.get());
+    problem.0.high_watermark = Some(log_end.get());
+    problem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{LogEndOffset, LogStartOffset, PartitionId};
+
+    fn json(problem: &Problem) -> serde_json::Value {
+        serde_json::from_str(&problem.to_json()).unwrap()
+    }
+
+    #[test]
+    fn a_problem_has_every_member_and_no_null() {
+        let value = json(&Problem::from(EngineError::NoLeader(PartitionId::new(2))));
+        assert_eq!(value["type"], "urn:sluice:problem:no-leader");
+        assert_eq!(value["status"], 503);
+        assert_eq!(value["retryable"], true);
+        assert_eq!(value["side_effects"], "none");
+        assert_eq!(value["retry_after_ms"], 500);
+        assert!(value.as_object().unwrap().values().all(|v| !v.is_null()), "{value}");
+    }
+
+    #[test]
+    fn internal_text_stays_inside() {
+        let secret = "open /var/lib/x: EIO";
+        for error in [
+            EngineError::Internal(secret.to_owned()),
+            EngineError::PartitionOffline { partition: PartitionId::new(0), reason: secret.to_owned() },
+        ] {
+            let text = Problem::from(error).to_json();
+            assert!(!text.contains("EIO"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_offset_out_of_range_names_both_ends() {
+        for (requested, status) in [(3, 410), (12, 416)] {
+            let value = json(&Problem::from(EngineError::OffsetOutOfRange {
+                partition: PartitionId::new(1),
+                requested,
+                log_start: LogStartOffset::new(5),
+                log_end: LogEndOffset::new(10),
+            }));
+            assert_eq!(value["status"], status);
+            assert_eq!(value["log_start_offset"], 5);
+            assert_eq!(value["high_watermark"], 10);
+        }
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_to_seconds() {
+        let response = Problem::from(EngineError::Overloaded).into_response();
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], CONTENT_TYPE);
+    }
+}

@@ -1,9 +1,15 @@
 //! Kafka's bytes: record batches, their compression, and later its messages.
 //!
 //! **Invariant**: no I/O, and no allocation above a small multiple of the input's size, whatever the input says.
+//! Everything here is a plain function of its input, and may be called from any thread.
 
+mod batch_builder;
 mod compression;
 mod record_batch;
+mod varint;
 
+pub use batch_builder::BatchBuilder;
 pub use compression::{Compression, DecompressLimit};
-pub use record_batch::{BatchBuilder, BatchError, BatchHeader, BatchProducer, HEADER_BYTES, RecordBatch, Records};
+pub use record_batch::{
+    BatchError, BatchHeader, BatchProducer, HEADER_BYTES, HeaderViews, RecordBatch, RecordView, Records,
+};

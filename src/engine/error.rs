@@ -79,6 +79,9 @@ pub enum EngineError {
         /// How many it takes.
         required: i32,
     },
+    /// The partition's view is still being built.
+    #[error("the view of partition {0} is still being built; try again")]
+    ViewNotReady(PartitionId),
     /// Nobody leads the partition now.
     #[error("partition {0} has no leader now; try again")]
     NoLeader(PartitionId),
@@ -116,6 +119,7 @@ impl EngineError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::NoLeader(_)
+            | Self::ViewNotReady(_)
             | Self::NotEnoughReplicas { .. }
             | Self::DiskFull
             | Self::TimedOut
@@ -147,6 +151,7 @@ impl EngineError {
                 SideEffects::Unknown
             }
             Self::NoLeader(_)
+            | Self::ViewNotReady(_)
             | Self::NotEnoughReplicas { .. }
             | Self::RejectedWithRequest
             | Self::DiskFull

@@ -3,8 +3,13 @@
 //! **Invariant**: a door knows no file, replica or offset index; it sees topics, partitions, records and this
 //! module's errors. An implementation serves every call from any thread, and never blocks an async thread.
 
+mod catalog;
 mod error;
+mod idempotency;
+mod produce;
 mod request;
+mod routed;
+mod topics;
 
 pub use crate::codec::RecordBatch;
 pub use error::{EngineError, RecordError, SideEffects};
@@ -13,6 +18,7 @@ pub use request::{
     OffsetSpec, PartitionDescription, ProduceReceipt, ProduceRequest, ProducedRecord, RecordToProduce, SnapshotPage,
     TopicDescription, TopicInfo, Truncation, ViewSnapshot,
 };
+pub use routed::{EngineSettings, RoutedEngine};
 
 use crate::types::{Offset, PartitionId, PartitionProgress, StoredRecord, TopicId, TopicName};
 use futures_util::future::BoxFuture;

@@ -7,7 +7,7 @@ use crate::types::{
     StoredRecord, TopicConfig, TopicId, TopicName,
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 /// A topic to make.
 #[derive(Debug, Clone)]
@@ -254,8 +254,8 @@ pub struct ClusterInfo {
 pub struct BrokerInfo {
     /// Its number.
     pub id: BrokerId,
-    /// Where it serves HTTP, as others are told.
-    pub http: Option<SocketAddr>,
+    /// Where it serves HTTP, as others are told (`host:port`).
+    pub http: Option<String>,
     /// Whether it may lead partitions.
     pub fenced: bool,
 }

@@ -168,8 +168,8 @@ impl ReplicaManager {
     }
 
     /// Brings this broker's replicas to what the metadata says: creates, leads, configures, deletes. A partition that
-    /// fails is left out, logged, and tried again by the next call.
-    pub async fn apply(&self, topics: Vec<Arc<TopicAssignment>>) {
+    /// fails is left out, logged, and tried again by the next call. True if none is left out.
+    pub async fn apply(&self, topics: Vec<Arc<TopicAssignment>>) -> bool {
         let _one_at_a_time = self.applying.lock().await;
         let old = self.table.load_full();
         let mut new = Table::new();
@@ -184,11 +184,13 @@ impl ReplicaManager {
             new.insert(after.id, Arc::new(topic));
         }
         let gone: Vec<_> = old.iter().filter(|(id, _)| !new.contains_key(id)).map(|(_, t)| t.clone()).collect();
+        let complete = new.values().all(|t| t.holds_all(self.me));
         // Out of the table before the folders go: nobody finds a log that is being deleted.
         self.table.store(Arc::new(new));
         for topic in gone {
             self.delete(&topic).await;
         }
+        complete
     }
 
     async fn apply_topic(&self, before: Option<&TopicReplicas>, after: &Arc<TopicAssignment>) -> TopicReplicas {

@@ -48,10 +48,9 @@ impl Entry {
     }
 }
 
-/// All topics at one version of the metadata.
+/// All topics, as of one image of the metadata.
 #[derive(Default)]
 pub(super) struct Catalog {
-    pub(super) version: u64,
     by_name: BTreeMap<TopicName, TopicId>,
     by_id: BTreeMap<TopicId, Entry>,
 }
@@ -59,7 +58,7 @@ pub(super) struct Catalog {
 impl Catalog {
     /// The catalog of `image`, with what did not change taken from this one.
     pub(super) fn next(&self, image: &MetadataImage, defaults: &TopicDefaults) -> Self {
-        let mut next = Self { version: image.version, ..Self::default() };
+        let mut next = Self::default();
         for topic in image.topics() {
             let kept = self.by_id.get(&topic.id).filter(|entry| Arc::ptr_eq(&entry.image, topic));
             next.by_name.insert(topic.name.clone(), topic.id);

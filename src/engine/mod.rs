@@ -16,7 +16,7 @@ pub use error::{EngineError, RecordError, SideEffects};
 pub use request::{
     Acks, AlterTopic, BrokerInfo, ClusterInfo, CreateTopic, EpochEnd, FetchRequest, FetchResponse, IdempotencyTag,
     OffsetSpec, PartitionDescription, ProduceReceipt, ProduceRequest, ProducedRecord, RecordToProduce, SnapshotPage,
-    TopicDescription, TopicInfo, Truncation, ViewSnapshot,
+    TaggedContent, TopicDescription, TopicInfo, Truncation, ViewSnapshot,
 };
 pub use routed::{EngineSettings, RoutedEngine};
 

@@ -400,6 +400,7 @@ impl From<&EngineError> for Problem {
                 unprocessable("rejected-with-request", "Another record of the request was refused", text())
             }
             E::NotEnoughReplicas { .. } => unavailable("not-enough-replicas", "Too few replicas are in sync", text()),
+            E::ViewNotReady(_) => unavailable("view-not-ready", "The view is still being built", text()),
             E::NoLeader(_) => unavailable("no-leader", "The partition has no leader now", text()),
             E::PartitionOffline { partition, reason } => {
                 tracing::warn!(%partition, reason, "a request met an offline partition");

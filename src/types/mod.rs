@@ -5,6 +5,7 @@
 
 mod config;
 mod id;
+pub mod json;
 mod name;
 mod offset;
 mod partitioner;

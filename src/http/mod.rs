@@ -11,7 +11,9 @@
 //! tokio's threads and never block.
 
 pub mod api;
+pub mod body;
 pub mod drain;
+pub mod extract;
 pub mod problem;
 pub mod state;
 pub mod trace;

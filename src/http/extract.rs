@@ -1,0 +1,359 @@
+//! What handlers take from a request, strictly: names by Kafka's rule, parameters that are known and given once, JSON
+//! without `null`, repeated members or guesses.
+//!
+//! **Invariant**: whatever is refused is refused as a [`Problem`] that says what to write instead.
+
+use super::{AppState, body, problem::Problem};
+use crate::types::{
+    PartitionId, TopicName,
+    json::{JsonError, Kind, MAX_DEPTH, Scanner, unescape},
+};
+use axum::{
+    extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
+    http::{HeaderMap, header, request::Parts},
+};
+use serde::de::DeserializeOwned;
+
+/// The `{topic}` of the path.
+#[derive(Debug, Clone)]
+pub struct TopicPath(pub TopicName);
+
+impl FromRequestParts<AppState> for TopicPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let path = PathPart::of(parts, state, "topic").await?;
+        TopicName::new(&path.0).map(Self).map_err(|e| Problem::invalid_name(format!("topic: {e}")))
+    }
+}
+
+/// The `{topic}`, `{partition}` and `{offset}` of a record's permalink.
+#[derive(Debug, Clone)]
+pub struct RecordPath {
+    /// The topic.
+    pub topic: TopicName,
+    /// Its partition.
+    pub partition: PartitionId,
+    /// The offset, 0 or more.
+    pub offset: i64,
+}
+
+impl FromRequestParts<AppState> for RecordPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let TopicPath(topic) = TopicPath::from_request_parts(parts, state).await?;
+        let number = |name: &str, text: &str, most: i64| {
+            let digits = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+            text.parse::<i64>().ok().filter(|n| digits && *n <= most).ok_or_else(|| {
+                Problem::invalid_request(format!("{name}: '{text}' is no whole number from 0 to {most}"))
+            })
+        };
+        let partition = PathPart::of(parts, state, "partition").await?;
+        let partition = number("partition", &partition.0, i64::from(i32::MAX))?;
+        let offset = PathPart::of(parts, state, "offset").await?;
+        let offset = number("offset", &offset.0, i64::MAX)?;
+        Ok(Self { topic, partition: PartitionId::new(partition as i32), offset })
+    }
+}
+
+/// One part of the path, percent-decoded.
+struct PathPart(String);
+
+impl PathPart {
+    async fn of(parts: &mut Parts, state: &AppState, name: &str) -> Result<Self, Problem> {
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::invalid_request("the path is no UTF-8 after percent-decoding"))?;
+        let value = params.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
+        value.map(Self).ok_or_else(|| Problem::internal("a route lacks a part that its handler takes"))
+    }
+}
+
+/// The query's parameters: unknown and repeated ones are refused, as is what is no UTF-8. `T` must carry
+/// `#[serde(deny_unknown_fields)]`.
+#[derive(Debug, Clone)]
+pub struct Parameters<T>(pub T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        check_query(parts.uri.query().unwrap_or(""))?;
+        match Query::try_from_uri(&parts.uri) {
+            Ok(Query(parameters)) => Ok(Self(parameters)),
+            Err(rejection) => {
+                let text = rejection.body_text();
+                let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+                Err(Problem::invalid_request(match unknown_field(text) {
+                    Some(known) => known.refusal("parameter"),
+                    None => format!("the query is not understood: {text}"),
+                }))
+            }
+        }
+    }
+}
+
+/// Refuses what form decoding would let through in silence: broken escapes, bytes that are no UTF-8, and names given
+/// twice.
+fn check_query(query: &str) -> Result<(), Problem> {
+    let mut seen: Vec<Vec<u8>> = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let decode = |text| percent_decode(text).filter(|bytes| std::str::from_utf8(bytes).is_ok());
+        let (Some(name), Some(_)) = (decode(name), decode(value)) else {
+            let detail = format!("the query part '{pair}' is no UTF-8 after percent-decoding");
+            return Err(Problem::invalid_request(format!("{detail}; for bytes use the parameter that takes base64")));
+        };
+        if seen.contains(&name) {
+            let name = String::from_utf8_lossy(&name).into_owned();
+            return Err(Problem::invalid_request(format!("the parameter '{name}' is given more than once")));
+        }
+        if seen.len() == 64 {
+            return Err(Problem::invalid_request("the query has more than 64 parameters"));
+        }
+        seen.push(name);
+    }
+    Ok(())
+}
+
+/// `None` if an escape is broken.
+fn percent_decode(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                (digit()? << 4 | digit()?) as u8
+            }
+            other => other,
+        });
+    }
+    Some(out)
+}
+
+/// A JSON body of at most `Limits::request_bytes`. `T` must carry `#[serde(deny_unknown_fields)]`.
+#[derive(Debug, Clone)]
+pub struct JsonBody<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<AppState> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
+        let (parts, incoming) = request.into_parts();
+        require_json(&parts.headers)?;
+        let bytes = body::read(&parts.headers, incoming, state.limits(), state.limits().request_bytes).await?;
+        parse_json(&bytes).map(Self)
+    }
+}
+
+/// The body must be called JSON, or not be called anything.
+///
+/// # Errors
+/// 415.
+pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let text = given.to_str().unwrap_or("");
+    let essence = text.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+        return Ok(());
+    }
+    let detail = format!("this takes JSON: send the header 'content-type: application/json' instead of '{text}'");
+    Err(Problem::unsupported_media_type(detail))
+}
+
+/// Reads a JSON document strictly.
+///
+/// # Errors
+/// 400 with the place and what to write instead.
+pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let text = std::str::from_utf8(bytes).map_err(|_| invalid_json("the body is no UTF-8"))?;
+    check_document(text)?;
+    serde_json::from_str(text).map_err(|error| {
+        let message = error.to_string();
+        let (what, place) = message.rsplit_once(" at line ").unwrap_or((&message, ""));
+        let what = unknown_field(what).map_or_else(|| what.to_owned(), |known| known.refusal("field"));
+        let place = if place.is_empty() { String::new() } else { format!(" (line {place})") };
+        Problem::invalid_request(format!("{what}{place}"))
+    })
+}
+
+/// 400 `invalid-json`.
+#[must_use]
+pub fn invalid_json(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
+    Problem::new(axum::http::StatusCode::BAD_REQUEST, "invalid-json", "The body is no JSON that can be taken", detail)
+}
+
+/// 400 `invalid-json` with the place.
+#[must_use]
+pub fn broken_json(error: JsonError, text: &str) -> Problem {
+    let (line, column) = error.line_and_column(text);
+    invalid_json(format!("{error} (line {line}, column {column})"))
+}
+
+/// Refuses `null` and repeated members at any depth.
+fn check_document(text: &str) -> Result<(), Problem> {
+    let mut scanner = Scanner::new(text);
+    check_value(&mut scanner, text, "the body", 0)?;
+    scanner.end().map_err(|e| broken_json(e, text))
+}
+
+fn check_value(scanner: &mut Scanner<'_>, text: &str, name: &str, depth: usize) -> Result<(), Problem> {
+    let broken = |e| broken_json(e, text);
+    if depth > MAX_DEPTH {
+        return Err(broken(scanner.error("the JSON is nested more than 128 deep")));
+    }
+    match scanner.peek() {
+        Some(b'{') => {
+            scanner.take(b'{');
+            let mut seen: Vec<&str> = Vec::new();
+            if scanner.take(b'}') {
+                return Ok(());
+            }
+            loop {
+                let member = scanner.name().map_err(broken)?;
+                let plain = unescape(member);
+                if seen.iter().any(|s| unescape(s) == plain) {
+                    return Err(Problem::invalid_request(format!("the field '{plain}' is given twice in {name}")));
+                }
+                if seen.len() == MAX_MEMBERS {
+                    return Err(Problem::invalid_request(format!("{name} has more than {MAX_MEMBERS} fields")));
+                }
+                seen.push(member);
+                check_value(scanner, text, &format!("'{plain}'"), depth + 1)?;
+                if !scanner.take(b',') {
+                    return scanner.expect(b'}', "a comma or } was expected here").map_err(broken);
+                }
+            }
+        }
+        Some(b'[') => {
+            scanner.take(b'[');
+            if scanner.take(b']') {
+                return Ok(());
+            }
+            loop {
+                check_value(scanner, text, name, depth + 1)?;
+                if !scanner.take(b',') {
+                    return scanner.expect(b']', "a comma or ] was expected here").map_err(broken);
+                }
+            }
+        }
+        _ => match scanner.value().map_err(broken)? {
+            (Kind::Null, _) => Err(Problem::invalid_request(format!(
+                "null is not allowed, and {name} is null: leave the field out instead"
+            ))),
+            _ => Ok(()),
+        },
+    }
+}
+
+/// Most members of one object in a request that is not about records.
+const MAX_MEMBERS: usize = 256;
+
+/// What serde says of a field that it does not know.
+struct UnknownField<'a> {
+    given: &'a str,
+    known: Vec<&'a str>,
+}
+
+/// Reads serde's "unknown field `a`, expected one of `b`, `c`", which is the one form in which it gives the names.
+fn unknown_field(message: &str) -> Option<UnknownField<'_>> {
+    let mut ticks = message.split_once("unknown field ")?.1.split('`').skip(1).step_by(2);
+    Some(UnknownField { given: ticks.next()?, known: ticks.collect() })
+}
+
+impl UnknownField<'_> {
+    fn refusal(&self, what: &str) -> String {
+        let Self { given, known } = self;
+        match nearest(given, known) {
+            Some(near) => format!("unknown {what} '{given}'; did you mean '{near}'?"),
+            None if known.is_empty() => format!("unknown {what} '{given}'; this takes none"),
+            None => format!("unknown {what} '{given}'; this takes {}", known.join(", ")),
+        }
+    }
+}
+
+/// The known name that is at most a third of its letters away.
+#[must_use]
+pub fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
+    if given.len() > 64 {
+        return None;
+    }
+    let ranked = known.iter().map(|name| (edits(given.as_bytes(), name.as_bytes()), *name)).min()?;
+    (ranked.0 <= (ranked.1.len() / 3).max(1)).then_some(ranked.1)
+}
+
+/// Levenshtein's distance.
+fn edits(a: &[u8], b: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::StatusCode;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Sample {
+        partitions: Option<i32>,
+        name: Option<String>,
+        inner: Option<Vec<Sample>>,
+    }
+
+    fn detail(bytes: &str) -> String {
+        let problem = parse_json::<Sample>(bytes.as_bytes()).unwrap_err();
+        assert_eq!(problem.status(), StatusCode::BAD_REQUEST);
+        problem.body().detail.clone().into_owned()
+    }
+
+    #[test]
+    fn bodies_are_read_strictly() {
+        assert!(parse_json::<Sample>(br#"{"partitions":3,"inner":[{"name":"a"},{"name":"b"}]}"#).is_ok());
+        assert!(detail(r#"{"partitons":3}"#).contains("did you mean 'partitions'"));
+        assert!(detail(r#"{"zzz":3}"#).contains("this takes partitions, name, inner"));
+        assert!(detail(r#"{"partitions":null}"#).contains("'partitions' is null: leave the field out"));
+        assert!(detail(r#"{"inner":[{"name":null}]}"#).contains("'name' is null"));
+        assert!(detail(r#"{"name":"a","n\u0061me":"b"}"#).contains("'name' is given twice"));
+        assert!(detail("{\n \"name\": }").contains("line 2, column 10"));
+        assert!(detail(&"[".repeat(100_000)).contains("128 deep"));
+        assert!(detail("null").contains("the body is null"));
+        assert!(detail(r#"{"partitions":"3"}"#).contains("invalid type"));
+    }
+
+    async fn query(query: &str) -> Result<Sample, Problem> {
+        let request = axum::http::Request::builder().uri(format!("/x?{query}")).body(()).unwrap();
+        Parameters::from_request_parts(&mut request.into_parts().0, &()).await.map(|Parameters(p)| p)
+    }
+
+    #[tokio::test]
+    async fn queries_are_read_strictly() {
+        assert_eq!(query("partitions=3&name=a%20b+c").await.unwrap().name.unwrap(), "a b c");
+        for (bad, says) in [
+            ("partition=3", "did you mean 'partitions'"),
+            ("name=a&name=b", "'name' is given more than once"),
+            ("name=a&n%61me=b", "'name' is given more than once"),
+            ("name=%FF", "no UTF-8"),
+            ("name=%2", "no UTF-8"),
+            ("partitions=x", "partitions"),
+            ("partitions=", "partitions"),
+        ] {
+            let problem = query(bad).await.unwrap_err();
+            assert!(problem.body().detail.contains(says), "{bad}: {}", problem.body().detail);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! How much memory the server may take: a quarter of what the machine or its control group gives.
+
+use crate::sys::{Disk, OpenMode};
+use std::path::Path;
+
+/// Deepest control group that is followed up to the root.
+const MAX_DEPTH: usize = 32;
+/// The files of `/proc` and `/sys` that are read say what counts in their first bytes.
+const MAX_BYTES: usize = 4096;
+/// Below this the server would not run; it is also the default where nothing can be found out.
+const LEAST: u64 = 64 << 20;
+
+/// A quarter of the machine's memory, or of the smallest limit of the control groups around this process.
+#[must_use]
+pub fn default_memory(disk: &dyn Disk) -> u64 {
+    let machine = machine_memory();
+    let limit = group_limits(disk).into_iter().min().unwrap_or(u64::MAX).min(machine);
+    (limit / 4).max(LEAST)
+}
+
+fn machine_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit.max(1)))
+}
+
+fn group_limits(disk: &dyn Disk) -> Vec<u64> {
+    let mut limits = Vec::new();
+    let groups = read_text(disk, "/proc/self/cgroup").unwrap_or_default();
+    // Version 2 has the one line `0::/path`; version 1 names its controllers.
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(group)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            c if c.split(',').any(|c| c == "memory") => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        for group in Path::new(group.trim_start_matches('/')).ancestors().take(MAX_DEPTH) {
+            let path = Path::new(root).join(group).join(file);
+            // `max`, for no limit, is no number.
+            limits.extend(read_text(disk, &path.to_string_lossy()).and_then(|text| text.trim().parse::<u64>().ok()));
+        }
+    }
+    limits
+}
+
+/// The first bytes of a file of the kernel's, which says that its length is 0.
+fn read_text(disk: &dyn Disk, path: &str) -> Option<String> {
+    let file = disk.open(Path::new(path), OpenMode::Read).ok()?;
+    let mut bytes = vec![0; MAX_BYTES];
+    let n = file.read_at(&mut bytes, 0).ok()?;
+    bytes.truncate(n);
+    String::from_utf8(bytes).ok()
+}

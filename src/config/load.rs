@@ -101,8 +101,9 @@ pub(super) fn merge(
             continue;
         }
         match SETTINGS.iter().find(|s| s.env() == *variable) {
-            Some(setting) => merged
-                .set(setting, variable, value, "environment", |_| Origin::Environment(format!("environment {variable}"))),
+            Some(setting) => merged.set(setting, variable, value, "environment", |_| {
+                Origin::Environment(format!("environment {variable}"))
+            }),
             None => merged.errors.push(ConfigError::Unknown {
                 place: "environment".to_owned(),
                 name: variable.clone(),
@@ -127,14 +128,7 @@ struct Merged {
 }
 
 impl Merged {
-    fn set(
-        &mut self,
-        setting: &'static Setting,
-        name: &str,
-        text: &str,
-        place: &str,
-        origin: impl Fn(&str) -> Origin,
-    ) {
+    fn set(&mut self, setting: &'static Setting, name: &str, text: &str, place: &str, origin: impl Fn(&str) -> Origin) {
         let index = SETTINGS.iter().position(|s| s.name == setting.name).expect("it is from the table");
         match setting.set(&mut self.effective.config, text) {
             Some(()) => self.effective.origins[index] = origin(place),

@@ -3,7 +3,7 @@
 //! **Invariant**: an image never changes; a new one is published after each applied command. What did not change is
 //! shared with the image before.
 
-use super::{FEATURE_LEVEL, FeatureLevel, form};
+use super::{FEATURE_LEVEL, FeatureLevel, Refusal, form};
 use crate::types::{BrokerId, LeaderEpoch, PartitionId, ProducerId, TopicId, TopicName, TopicPartition};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
@@ -63,6 +63,29 @@ impl MetadataImage {
     #[must_use]
     pub fn partition(&self, partition: TopicPartition) -> Option<&PartitionImage> {
         self.topic(partition.topic)?.partition(partition.partition)
+    }
+
+    /// Replicas for new partitions: the unfenced brokers in turn, from a place that `start` (random) picks, so that
+    /// leaders spread over them.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidReplicas`] if there are not as many unfenced brokers as replicas.
+    pub fn assign(
+        &self,
+        partitions: usize,
+        replication_factor: usize,
+        start: u64,
+    ) -> Result<Vec<Vec<BrokerId>>, Refusal> {
+        let brokers: Vec<BrokerId> = self.brokers.iter().filter(|(_, b)| !b.fenced).map(|(id, _)| *id).collect();
+        if replication_factor == 0 || replication_factor > brokers.len() {
+            return Err(Refusal::InvalidReplicas(format!(
+                "{replication_factor} replicas need as many brokers, and at least 1; {} are in service",
+                brokers.len()
+            )));
+        }
+        let start = (start % brokers.len() as u64) as usize;
+        let replica = |partition: usize, i: usize| brokers[(start + partition + i) % brokers.len()];
+        Ok((0..partitions).map(|p| (0..replication_factor).map(|i| replica(p, i)).collect()).collect())
     }
 
     /// A broker.
@@ -159,4 +182,53 @@ pub struct BrokerImage {
     pub feature_level: FeatureLevel,
     /// When it registered, Unix time in milliseconds.
     pub registered_ms: i64,
+}
+
+// ---- the form in a snapshot -----------------------------------------------------------------------------------------
+
+/// An image as it lies in a snapshot: every topic once.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ImageForm {
+    version: u64,
+    feature_level: FeatureLevel,
+    topics: Vec<TopicImage>,
+    #[serde(with = "form")]
+    brokers: BTreeMap<BrokerId, BrokerImage>,
+    cluster_config: BTreeMap<String, String>,
+    #[serde(with = "form")]
+    next_producer_id: ProducerId,
+    last_broker_epoch: u64,
+}
+
+impl From<&MetadataImage> for ImageForm {
+    fn from(image: &MetadataImage) -> Self {
+        Self {
+            version: image.version,
+            feature_level: image.feature_level,
+            topics: image.topics().map(|t| TopicImage::clone(t)).collect(),
+            brokers: BTreeMap::clone(&image.brokers),
+            cluster_config: BTreeMap::clone(&image.cluster_config),
+            next_producer_id: image.next_producer_id,
+            last_broker_epoch: image.last_broker_epoch,
+        }
+    }
+}
+
+impl From<ImageForm> for MetadataImage {
+    fn from(form: ImageForm) -> Self {
+        let mut topics = TopicsImage::default();
+        for topic in form.topics.into_iter().map(Arc::new) {
+            topics.by_name.insert(topic.name.clone(), topic.clone());
+            topics.by_id.insert(topic.id, topic);
+        }
+        Self {
+            version: form.version,
+            feature_level: form.feature_level,
+            topics: Arc::new(topics),
+            brokers: Arc::new(form.brokers),
+            cluster_config: Arc::new(form.cluster_config),
+            next_producer_id: form.next_producer_id,
+            last_broker_epoch: form.last_broker_epoch,
+        }
+    }
 }

@@ -8,13 +8,16 @@
 //! pool at a time.
 
 mod command;
+mod controller;
 mod data_folder;
 mod error;
 mod form;
 mod image;
 mod quorum;
+mod wal;
 
 pub use command::{BrokerRegistration, Command, FEATURE_LEVEL, FeatureLevel, IsrMember, Refusal, Response, Versioned};
+pub use controller::MAX_PARTITIONS;
 pub use data_folder::{DataFolder, DataFolderError, Identity};
 pub use error::MetadataError;
 pub use image::{BrokerImage, MetadataImage, PartitionImage, TopicImage, TopicsImage};

@@ -1,6 +1,6 @@
 //! The cluster's metadata at one moment, as every broker sees it.
 //!
-//! **Invariant**: an image never changes; a new one is published after each applied command. What did not change is
+//! **Invariant**: an image never changes; a new one is published before a command is answered. What did not change is
 //! shared with the image before.
 
 use super::{FEATURE_LEVEL, FeatureLevel, Refusal, form};

@@ -13,7 +13,11 @@ mod data_folder;
 mod error;
 mod form;
 mod image;
+mod network;
 mod quorum;
+mod raft_types;
+mod state_machine;
+mod store;
 mod wal;
 
 pub use command::{BrokerRegistration, Command, FEATURE_LEVEL, FeatureLevel, IsrMember, Refusal, Response, Versioned};

@@ -4,11 +4,7 @@
 //! fit into one `data:` line of an event stream. A value that is JSON keeps its tokens; only line breaks between them
 //! become spaces.
 
-mod validate;
-
-pub use validate::{MAX_DEPTH, is_portable_json};
-
-use crate::types::{PartitionId, StoredRecord, TopicName};
+use crate::types::{PartitionId, StoredRecord, TopicName, json::is_portable};
 use std::sync::Arc;
 
 /// Headers of the server's own begin so, and are not shown.
@@ -66,7 +62,7 @@ impl RecordWriter {
         if self.encoding == ValueEncoding::Base64 {
             out.extend_from_slice(b",\"base64\":");
             write_base64(out, value);
-        } else if is_portable_json(value) {
+        } else if is_portable(value) {
             out.extend_from_slice(b",\"value\":");
             let start = out.len();
             out.extend_from_slice(value);

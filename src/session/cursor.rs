@@ -106,7 +106,9 @@ pub enum CursorError {
     #[error("the cursor is longer than {MAX_CURSOR} characters; send one back exactly as the server gave it")]
     TooLong,
     /// Not base64url, cut off, or changed.
-    #[error("the cursor is damaged; send one back exactly as the server gave it, or start with from=earliest or latest")]
+    #[error(
+        "the cursor is damaged; send one back exactly as the server gave it, or start with from=earliest or latest"
+    )]
     Damaged,
     /// Of a form that this server does not know.
     #[error("the cursor has version {0}, which this server does not know")]
@@ -253,8 +255,7 @@ impl CursorEncoder {
     pub fn new(cursor: &Cursor) -> Self {
         let mut raw = Vec::with_capacity(HEAD_BYTES + CRC_BYTES + 1 + cursor.positions.len() * 8);
         let flag = |on: bool, flag: u8| if on { flag } else { 0 };
-        let flags =
-            flag(cursor.all, ALL) | flag(cursor.ended, ENDED) | flag(cursor.snapshot_after.is_some(), SNAPSHOT);
+        let flags = flag(cursor.all, ALL) | flag(cursor.ended, ENDED) | flag(cursor.snapshot_after.is_some(), SNAPSHOT);
         raw.extend_from_slice(&[VERSION, flags]);
         raw.extend_from_slice(&cursor.name_hash.to_le_bytes());
         raw.extend_from_slice(&cursor.id);
@@ -381,10 +382,10 @@ mod tests {
         let positions = proptest::collection::btree_map(0..=i32::MAX, place(), 0..12);
         let snapshot = proptest::option::of((0..99i32, proptest::collection::vec(any::<u8>(), 0..40)));
         (any::<bool>(), any::<bool>(), positions, snapshot).prop_map(|(all, ended, places, snapshot)| {
-            let positions = places.into_iter().enumerate().map(|(i, (p, place))| Position {
-                partition: PartitionId::new(if all { i as i32 } else { p }),
-                place,
-            });
+            let positions = places
+                .into_iter()
+                .enumerate()
+                .map(|(i, (p, place))| Position { partition: PartitionId::new(if all { i as i32 } else { p }), place });
             Cursor {
                 ended,
                 snapshot_after: snapshot.map(|(p, key)| (PartitionId::new(p), key.into())),

@@ -80,12 +80,6 @@ impl StartError {
             Self::Listen { .. } => false,
         }
     }
-
-    /// Whether the configuration is the reason.
-    #[must_use]
-    pub const fn is_config(&self) -> bool {
-        !self.is_data_folder()
-    }
 }
 
 /// A server that serves.

@@ -113,11 +113,7 @@ async fn start(config: &ServerConfig, sys: &Sys) -> Result<Server, CliError> {
 
 fn refused(e: &StartError) -> CliError {
     let text = e.to_string();
-    match e {
-        e if e.is_data_folder() => CliError::data_folder(text),
-        e if e.is_config() => CliError::usage(text),
-        _ => CliError::failed(text),
-    }
+    if e.is_data_folder() { CliError::data_folder(text) } else { CliError::failed(text) }
 }
 
 /// Says where it serves: lines to try on a terminal, one log line elsewhere.
@@ -126,8 +122,6 @@ fn announce(config: &ServerConfig, server: &Server) {
         let show = |address: Option<std::net::SocketAddr>| address.map_or("off".to_owned(), |a| a.to_string());
         tracing::info!(
             http = show(server.http_addr()),
-            kafka = show(server.kafka_addr()),
-            peer = show(server.peer_addr()),
             data = %config.data.display(),
             "serving"
         );
@@ -136,9 +130,6 @@ fn announce(config: &ServerConfig, server: &Server) {
     eprintln!("sluice {} serves; data in {}", env!("CARGO_PKG_VERSION"), config.data.display());
     if let Some(address) = server.http_addr() {
         eprintln!("  HTTP   http://{address}/   (console; API at http://{address}/docs)");
-    }
-    if let Some(address) = server.kafka_addr() {
-        eprintln!("  Kafka  {address}");
     }
     if let Some(address) = server.http_addr() {
         eprintln!(
@@ -157,11 +148,8 @@ struct ReadyFile<'a> {
 impl ReadyFile<'_> {
     fn write(&self, config: &ServerConfig, server: &Server) -> Result<(), CliError> {
         let mut ready = serde_json::Map::new();
-        let doors = [("http", server.http_addr()), ("kafka", server.kafka_addr()), ("peer", server.peer_addr())];
-        for (name, address) in doors {
-            if let Some(address) = address {
-                ready.insert(name.to_owned(), address.to_string().into());
-            }
+        if let Some(address) = server.http_addr() {
+            ready.insert("http".to_owned(), address.to_string().into());
         }
         ready.insert("node_id".to_owned(), config.node_id.get().into());
         ready.insert("pid".to_owned(), std::process::id().into());

@@ -14,6 +14,7 @@ pub mod api;
 pub mod body;
 pub mod drain;
 pub mod extract;
+pub mod listener;
 pub mod problem;
 pub mod state;
 pub mod trace;

@@ -1,9 +1,10 @@
 //! One suite that each engine passes, through the port alone.
 
+use sluice::codec::DecompressLimit;
 use sluice::config::ServerConfig;
 use sluice::engine::{
-    Acks, AlterTopic, CreateTopic, Engine, EngineError, FetchRequest, IdempotencyTag, OffsetSpec, ProduceReceipt, ProduceRequest,
-    ProducedRecord, RecordError, RecordToProduce, TaggedContent, TopicInfo, Truncation,
+    Acks, AlterTopic, CreateTopic, Engine, EngineError, FetchRequest, IdempotencyTag, OffsetSpec, ProduceReceipt,
+    ProduceRequest, ProducedRecord, RecordError, RecordToProduce, TaggedContent, TopicInfo, Truncation,
 };
 use sluice::server::Server;
 use sluice::sys::Sys;
@@ -66,7 +67,11 @@ async fn read_all(engine: &dyn Engine, topic: &TopicInfo, partition: PartitionId
             return records;
         }
         for batch in response.batches {
-            let wanted = batch.records(Default::default()).unwrap().map(Result::unwrap).filter(|r| r.offset >= next);
+            let wanted = batch
+                .records(DecompressLimit { max_bytes: 1 << 20 })
+                .unwrap()
+                .map(Result::unwrap)
+                .filter(|r| r.offset >= next);
             records.extend(wanted);
             next = batch.header().next_offset();
         }
@@ -83,7 +88,8 @@ fn records_of_a_key_keep_their_order_and_their_partition() {
         let topic = topic(&*engine, "games", 4, &[]).await;
         for n in 0..50 {
             let records = vec![record(Some("a"), &format!("a{n}")), record(Some("b"), &format!("b{n}"))];
-            for (key, record) in ["a", "b"].iter().zip(stored(engine.produce(request(&topic, records)).await.unwrap())) {
+            for (key, record) in ["a", "b"].iter().zip(stored(engine.produce(request(&topic, records)).await.unwrap()))
+            {
                 assert_eq!(record.partition, partition_for_key(key.as_bytes(), 4));
             }
         }
@@ -165,7 +171,8 @@ fn ends_times_and_truncation() {
         assert_eq!(at(OffsetSpec::Latest).await, Ok(Offset::new(10)));
         assert_eq!(at(OffsetSpec::Timestamp(1_004)).await, Ok(Offset::new(4)));
         assert_eq!(at(OffsetSpec::Timestamp(9_999)).await, Ok(Offset::new(10)));
-        let cut = |before| engine.truncate(&topic.name, vec![Truncation { partition: P0, before: Offset::new(before) }]);
+        let cut =
+            |before| engine.truncate(&topic.name, vec![Truncation { partition: P0, before: Offset::new(before) }]);
         assert_eq!(cut(4).await, Ok(vec![(P0, Offset::new(4))]));
         assert_eq!(at(OffsetSpec::Earliest).await, Ok(Offset::new(4)));
         assert!(matches!(cut(11).await, Err(EngineError::OffsetOutOfRange { .. })));
@@ -189,7 +196,10 @@ fn a_watch_sees_each_commit_and_the_end() {
         engine.delete_topic(&topic.name).await.unwrap();
         while watch.changed().await.is_ok() {}
         assert!(engine.topic(&topic.name).is_none());
-        assert!(matches!(engine.produce(request(&topic, vec![record(None, "b")])).await, Err(EngineError::UnknownTopic(_))));
+        assert!(matches!(
+            engine.produce(request(&topic, vec![record(None, "b")])).await,
+            Err(EngineError::UnknownTopic(_))
+        ));
     });
 }
 
@@ -230,7 +240,8 @@ fn topics_are_made_listed_changed_and_refused() {
         topic(&*engine, "a-topic", 1, &[]).await;
         let names: Vec<_> = engine.topics().iter().map(|t| t.name.to_string()).collect();
         assert_eq!(names, ["a-topic", "b-topic"]);
-        let twice = CreateTopic { name: name("a-topic"), partitions: None, replication_factor: None, config: BTreeMap::new() };
+        let twice =
+            CreateTopic { name: name("a-topic"), partitions: None, replication_factor: None, config: BTreeMap::new() };
         assert!(matches!(engine.create_topic(twice.clone()).await, Err(EngineError::TopicExists(_))));
         let copies = CreateTopic { name: name("c"), replication_factor: Some(2), ..twice.clone() };
         assert!(matches!(engine.create_topic(copies).await, Err(EngineError::InvalidReplicationFactor(_))));

@@ -1,4 +1,5 @@
 //! The real server on free ports, through real sockets. One binary: each module is one subject.
 
+mod engine_conformance;
 mod harness;
 mod kill9;

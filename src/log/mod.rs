@@ -9,8 +9,12 @@
 
 mod config;
 mod error;
+mod frame;
+pub mod idempotency;
+pub mod leader_epoch_cache;
 mod log_manager;
 mod partition_log;
+pub mod producer_state;
 
 pub use config::{LogConfig, LogSettings, WatermarkSource};
 pub use error::LogError;

@@ -23,7 +23,7 @@ const replaces = (a, b) =>
       ? a.timestamp_ms > b.timestamp_ms
       : a.partition > b.partition;
 
-/** The latest record of each key. Changed in place; `version` tells when. */
+/** The latest record of each key. Changed in place. */
 class Board {
   constructor() {
     this.clear();
@@ -32,7 +32,12 @@ class Board {
   clear() {
     this.rows = new Map();
     this.left_out = false;
-    this.updates = 0;
+  }
+
+  /** Puts the rows in the order of time, as they come in the order of keys in a snapshot. */
+  sort() {
+    const rows = [...this.rows].sort(([, a], [, b]) => a.record.timestamp_ms - b.record.timestamp_ms);
+    this.rows = new Map(rows);
   }
 
   /** Takes a record in. `live` once the snapshot is complete: only then does a goal flash. */
@@ -41,7 +46,6 @@ class Board {
     if (record.key === undefined && record.key_base64 === undefined) return;
     const before = this.rows.get(key);
     if (before && !replaces(record, before.record)) return;
-    this.updates += 1;
     if (record.tombstone) {
       this.rows.delete(key);
       return;
@@ -91,7 +95,9 @@ export function BoardView({ topic }) {
       },
       state: (name) => {
         if (name === "live") {
+          if (!live) board.current.sort();
           live = true;
+          soon();
           setProblem(undefined);
         }
         setState(name);

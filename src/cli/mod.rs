@@ -6,10 +6,17 @@
 //!
 //! Called by `main`. Client commands run on one thread, `serve` and `bench` on all.
 
+mod consume;
 mod error;
+mod http_client;
 mod logging;
+mod output;
+mod produce;
+mod record;
 mod serve;
 mod server_flags;
+mod sse;
+mod topic;
 
 pub use error::CliError;
 
@@ -36,6 +43,9 @@ Examples:
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::ServeArgs),
+    Topic(topic::TopicArgs),
+    Produce(produce::ProduceArgs),
+    Consume(consume::ConsumeArgs),
     Completions(CompletionsArgs),
 }
 
@@ -86,6 +96,9 @@ fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
 fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::Serve(args) => runtime(true)?.block_on(serve::run(args)),
+        Command::Topic(args) => runtime(false)?.block_on(topic::run(args)),
+        Command::Produce(args) => runtime(false)?.block_on(produce::run(args)),
+        Command::Consume(args) => runtime(false)?.block_on(consume::run(args)),
         Command::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
             Ok(())

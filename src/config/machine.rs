@@ -13,14 +13,15 @@ const LEAST: u64 = 64 << 20;
 /// A quarter of the machine's memory, or of the smallest limit of the control groups around this process.
 #[must_use]
 pub fn default_memory(disk: &dyn Disk) -> u64 {
-    let machine = machine_memory();
-    let limit = group_limits(disk).into_iter().min().unwrap_or(u64::MAX).min(machine);
-    (limit / 4).max(LEAST)
+    let limits = group_limits(disk).into_iter().chain(machine_memory(disk));
+    limits.min().map_or(LEAST, |limit| (limit / 4).max(LEAST))
 }
 
-fn machine_memory() -> u64 {
-    let info = rustix::system::sysinfo();
-    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit.max(1)))
+/// `MemTotal:       24676288 kB`, where a kB is 1024 bytes.
+fn machine_memory(disk: &dyn Disk) -> Option<u64> {
+    let text = read_text(disk, "/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn group_limits(disk: &dyn Disk) -> Vec<u64> {

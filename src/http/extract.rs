@@ -275,14 +275,14 @@ impl UnknownField<'_> {
     }
 }
 
-/// The known name that is at most a third of its letters away.
+/// The known name that is at most about a third of its letters away.
 #[must_use]
 pub fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     if given.len() > 64 {
         return None;
     }
     let ranked = known.iter().map(|name| (edits(given.as_bytes(), name.as_bytes()), *name)).min()?;
-    (ranked.0 <= (ranked.1.len() / 3).max(1)).then_some(ranked.1)
+    (ranked.0 <= ranked.1.len().div_ceil(3)).then_some(ranked.1)
 }
 
 /// Levenshtein's distance.

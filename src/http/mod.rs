@@ -16,6 +16,7 @@ pub mod drain;
 pub mod extract;
 pub mod listener;
 pub mod problem;
+pub mod record_json;
 pub mod state;
 pub mod trace;
 

@@ -13,6 +13,7 @@ mod topics;
 
 pub use crate::codec::RecordBatch;
 pub use error::{EngineError, RecordError, SideEffects};
+pub use produce::check_record;
 pub use request::{
     Acks, AlterTopic, BrokerInfo, ClusterInfo, CreateTopic, EpochEnd, FetchRequest, FetchResponse, IdempotencyTag,
     OffsetSpec, PartitionDescription, ProduceReceipt, ProduceRequest, ProducedRecord, RecordToProduce, SnapshotPage,

@@ -159,14 +159,18 @@ fn mark(tag: &IdempotencyTag, positions: &[usize]) -> IdempotencyMark {
 
 /// Checks all records. `None` if all are fine, else the receipt of a request of which nothing was stored.
 fn refusals(topic: &TopicInfo, records: &[RecordToProduce]) -> Option<ProduceReceipt> {
-    if records.iter().all(|r| check(topic, r).is_ok()) {
+    if records.iter().all(|r| check_record(topic, r).is_ok()) {
         return None;
     }
-    let refuse = |r| Err(check(topic, r).err().map_or(EngineError::RejectedWithRequest, EngineError::from));
+    let refuse = |r| Err(check_record(topic, r).err().map_or(EngineError::RejectedWithRequest, EngineError::from));
     Some(ProduceReceipt { results: records.iter().map(refuse).collect(), replayed: false })
 }
 
-fn check(topic: &TopicInfo, to_produce: &RecordToProduce) -> Result<(), RecordError> {
+/// Whether a topic takes a record.
+///
+/// # Errors
+/// Why not.
+pub fn check_record(topic: &TopicInfo, to_produce: &RecordToProduce) -> Result<(), RecordError> {
     let record = &to_produce.record;
     let (bytes, limit) = (record.payload_bytes(), topic.config.max_message_bytes as usize);
     if bytes > limit {

@@ -1,5 +1,11 @@
 //! The resources, one file each: handlers, their JSON and `routes()`, which registers each handler with its document.
 
+pub mod events;
+pub mod ingest;
+pub mod produce;
 pub mod records;
+pub mod records_post;
+pub mod schema;
 pub mod stream;
+pub mod topics;
 pub mod ws;

@@ -1,0 +1,191 @@
+//! The log alone: a [`LogManager`] and its partitions over the twins.
+
+use crate::checker::{Event, Promise, check};
+use crate::workload::{Page, Sent, Subject};
+use crate::world::{Fault, Plan, run, run_seeds};
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use sluice::codec::DecompressLimit;
+use sluice::log::{AppendRecords, IdempotencyMark, LogConfig, LogError, LogManager, LogSettings, PartitionLog};
+use sluice::sys::Sys;
+use sluice::types::{
+    FlushPolicy, LeaderEpoch, Offset, PartitionId, Record, TopicConfig, TopicDefaults, TopicId, TopicName,
+    TopicPartition,
+};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+const PARTITIONS: i32 = 2;
+const TOPIC: TopicId = TopicId::from_bytes([7; 16]);
+
+const ALL_FAULTS: &[Fault] = &[
+    Fault::PowerCut,
+    Fault::PowerCut,
+    Fault::PowerCutBetweenChanges,
+    Fault::PowerCutBetweenChanges,
+    Fault::PowerCutInRecovery,
+    Fault::Kill,
+    Fault::Close,
+    Fault::FailedSync,
+    Fault::FailedSync,
+    Fault::DiskFull,
+];
+
+const DURABLE: Plan = Plan { promise: Promise::Durable, faults: ALL_FAULTS, machines: 5 };
+const UNTIL_POWER_CUT: Plan = Plan { promise: Promise::UntilPowerCut, faults: ALL_FAULTS, machines: 5 };
+
+#[test]
+fn log_on_commit_loses_nothing_that_was_acknowledged() {
+    run_seeds("log_on_commit", DURABLE, &|sys, machine| start(sys, machine, FlushPolicy::Commit).boxed());
+}
+
+#[test]
+fn log_on_os_tells_readers_what_a_power_cut_took() {
+    run_seeds("log_on_os", UNTIL_POWER_CUT, &|sys, machine| start(sys, machine, FlushPolicy::Os).boxed());
+}
+
+#[test]
+fn log_gives_one_trace_for_one_seed() {
+    for seed in 0..5 {
+        let once = || run(seed, DURABLE, &|sys, machine| start(sys, machine, FlushPolicy::Commit).boxed());
+        let (first, second) = (once(), once());
+        let differs = first.iter().zip(&second).position(|(a, b)| a != b);
+        assert_eq!(
+            differs,
+            None,
+            "seed {seed}: {:?} and {:?}",
+            differs.map(|n| &first[n]),
+            differs.map(|n| &second[n])
+        );
+        assert_eq!(first.len(), second.len(), "seed {seed}");
+    }
+}
+
+/// A topic that only a power cut can lose something of must lose something, or the disk twin and the checker see
+/// nothing at all.
+#[test]
+fn log_on_os_does_lose_acknowledged_writes() {
+    let lost = |seed| {
+        let plan = Plan { promise: Promise::Durable, faults: &[Fault::PowerCut], machines: 3 };
+        let history = run(seed, plan, &|sys, machine| start(sys, machine, FlushPolicy::Os).boxed());
+        let events: Vec<&Event> = history.iter().map(|(_, event)| event).collect();
+        !check(events, Promise::Durable).is_empty()
+    };
+    assert!((0..10).any(lost), "ten power cuts without a sync, and nothing is missed");
+}
+
+async fn start(sys: Sys, machine: i32, flush: FlushPolicy) -> Result<Arc<dyn Subject>, String> {
+    let mut topic = TopicConfig::new(TopicDefaults { flush, segment_bytes: 64 << 10, ..TopicDefaults::default() });
+    topic.retention = None;
+    let config = LogConfig { topic };
+    let known = {
+        let config = config.clone();
+        move |id: TopicPartition| (id.topic == TOPIC && id.partition.get() < PARTITIONS).then(|| config.clone())
+    };
+    let settings = LogSettings { group_bytes: 128 << 10, tail_ring_bytes: 64 << 10, ..LogSettings::default() };
+    let text = |error: LogError| error.to_string();
+    let progress = Arc::new(|_| {});
+    sys.disk.create_dir_all(&PathBuf::from("/data/topics")).map_err(|error| error.to_string())?;
+    sys.disk.sync_dir(&PathBuf::from("/data")).map_err(|error| error.to_string())?;
+    sys.disk.sync_dir(&PathBuf::from("/")).map_err(|error| error.to_string())?;
+    let manager = LogManager::open(sys, PathBuf::from("/data/topics"), settings, Arc::new(known), progress);
+    let manager = manager.await.map_err(text)?;
+    let mut logs = Vec::new();
+    for partition in 0..PARTITIONS {
+        let name = TopicName::new("t").expect("a good name");
+        let log = manager.create(TOPIC, &name, PartitionId::new(partition), config.clone()).await.map_err(text)?;
+        log.become_leader(LeaderEpoch::new(machine)).await.map_err(text)?;
+        logs.push(log);
+    }
+    manager.start_background();
+    Ok(Arc::new(Logs { manager, logs }))
+}
+
+struct Logs {
+    manager: Arc<LogManager>,
+    logs: Vec<Arc<PartitionLog>>,
+}
+
+impl Subject for Logs {
+    fn partitions(&self) -> i32 {
+        PARTITIONS
+    }
+
+    fn send<'a>(&'a self, partition: i32, key: [u8; 16], values: &'a [String]) -> BoxFuture<'a, Sent> {
+        async move {
+            let log = &self.logs[partition as usize];
+            let entries = log.idempotency(&key);
+            if !entries.is_empty() {
+                let offsets: Option<Vec<i64>> = entries.iter().map(|e| e.offset.map(Offset::get)).collect();
+                return match offsets {
+                    Some(offsets) if offsets.len() == values.len() => Sent::Acknowledged(offsets),
+                    other => Sent::Unknown(format!("an earlier attempt is there as {other:?}")),
+                };
+            }
+            let record = |value: &String| Record { value: Some(Bytes::from(value.clone())), ..Record::default() };
+            let indexes = (0..values.len() as u32).collect();
+            let request = AppendRecords {
+                records: values.iter().map(record).collect(),
+                idempotency: Some(IdempotencyMark { key, request: key, indexes }),
+                hold: None,
+            };
+            match log.append(request) {
+                Err(error) => Sent::Refused(error.to_string()),
+                Ok(append) => match append.await {
+                    Ok(outcome) => {
+                        let base = outcome.base_offset.get();
+                        Sent::Acknowledged((base..).take(values.len()).collect())
+                    }
+                    Err(error @ LogError::DiskFull) => Sent::Refused(error.to_string()),
+                    Err(error) => Sent::Unknown(error.to_string()),
+                },
+            }
+        }
+        .boxed()
+    }
+
+    fn read(&self, partition: i32, from: i64) -> BoxFuture<'_, Option<Page>> {
+        async move {
+            let log = &self.logs[partition as usize];
+            let progress = log.progress();
+            if !progress.online {
+                return None;
+            }
+            let (log_start, end) = (progress.log_start.get(), progress.high_watermark.get());
+            let epoch = progress.leader_epoch.get();
+            let mut page = Page { log_start, end, epoch, records: Vec::new() };
+            if from > end {
+                return Some(page);
+            }
+            let batches = log.read(Offset::new(from), Offset::new(end), 32 << 10).await.ok()?;
+            for batch in batches {
+                for record in batch.records(DecompressLimit::default()).expect("a stored batch has a good head") {
+                    let record = record.expect("a stored batch has good records");
+                    let offset = record.offset.get();
+                    if offset >= from && offset < end {
+                        let value = record.value.expect("every value is one");
+                        let value = String::from_utf8(value.to_vec()).expect("every value is text");
+                        page.records.push((offset, record.leader_epoch.get(), value));
+                    }
+                }
+            }
+            Some(page)
+        }
+        .boxed()
+    }
+
+    fn epoch_end(&self, partition: i32, epoch: i32) -> BoxFuture<'_, Option<(i32, i64)>> {
+        let log = &self.logs[partition as usize];
+        let (epoch, end) = log.epoch_end(LeaderEpoch::new(epoch));
+        std::future::ready(Some((epoch.get(), end.get()))).boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            let closed = tokio::time::timeout(Duration::from_secs(60), self.manager.close()).await;
+            assert!(closed.is_ok(), "the logs do not close");
+        }
+        .boxed()
+    }
+}

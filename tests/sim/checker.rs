@@ -21,9 +21,9 @@ pub enum Event {
     /// It was acknowledged, with the offset of each value.
     Acknowledged { send: u64, offsets: Vec<i64> },
     /// This attempt stored nothing, for sure.
-    Refused { send: u64 },
+    Refused { send: u64, why: String },
     /// Nobody knows what became of this attempt.
-    Unknown { send: u64 },
+    Unknown { send: u64, why: String },
     /// A reader read on from `from`.
     Read { reader: u32, partition: i32, from: i64, records: Vec<(i64, String)> },
     /// A reader was told that what it saw at `to` and above is void; it reads on from there.
@@ -181,7 +181,7 @@ impl Checker {
         match event {
             Event::Began { send, writer, partition, values } => self.began(index, *send, *writer, *partition, values),
             Event::Acknowledged { send, offsets } => self.acknowledged(*send, offsets),
-            Event::Refused { send } => {
+            Event::Refused { send, .. } => {
                 if let Some(send) = self.sends.get_mut(send) {
                     send.refused += 1;
                 }

@@ -2,7 +2,7 @@
 
 use crate::checker::{Event, Promise, check};
 use crate::workload::{Page, Sent, Subject};
-use crate::world::{Fault, Plan, run, run_seeds};
+use crate::world::{ALL_FAULTS, Fault, Plan, run, run_seeds};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use sluice::codec::DecompressLimit;
@@ -17,20 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const PARTITIONS: i32 = 2;
+const LIMIT: DecompressLimit = DecompressLimit { max_bytes: 1 << 20 };
 const TOPIC: TopicId = TopicId::from_bytes([7; 16]);
-
-const ALL_FAULTS: &[Fault] = &[
-    Fault::PowerCut,
-    Fault::PowerCut,
-    Fault::PowerCutBetweenChanges,
-    Fault::PowerCutBetweenChanges,
-    Fault::PowerCutInRecovery,
-    Fault::Kill,
-    Fault::Close,
-    Fault::FailedSync,
-    Fault::FailedSync,
-    Fault::DiskFull,
-];
 
 const DURABLE: Plan = Plan { promise: Promise::Durable, faults: ALL_FAULTS, machines: 5 };
 const UNTIL_POWER_CUT: Plan = Plan { promise: Promise::UntilPowerCut, faults: ALL_FAULTS, machines: 5 };
@@ -76,14 +64,22 @@ fn log_on_os_does_lose_acknowledged_writes() {
 }
 
 async fn start(sys: Sys, machine: i32, flush: FlushPolicy) -> Result<Arc<dyn Subject>, String> {
-    let mut topic = TopicConfig::new(TopicDefaults { flush, segment_bytes: 64 << 10, ..TopicDefaults::default() });
+    let mut topic = TopicConfig::new(&TopicDefaults { flush, segment_bytes: 64 << 10, ..TopicDefaults::default() });
     topic.retention = None;
     let config = LogConfig { topic };
     let known = {
         let config = config.clone();
         move |id: TopicPartition| (id.topic == TOPIC && id.partition.get() < PARTITIONS).then(|| config.clone())
     };
-    let settings = LogSettings { group_bytes: 128 << 10, tail_ring_bytes: 64 << 10, ..LogSettings::default() };
+    let settings = LogSettings {
+        tail_ring_bytes: 64 << 10,
+        group_bytes: 128 << 10,
+        staged_bytes_per_partition: 1 << 20,
+        flush_interval: Duration::from_millis(100),
+        idempotency_keys_per_partition: 10_000,
+        idempotency_retention: Duration::from_secs(86_400),
+        open_files: 16,
+    };
     let text = |error: LogError| error.to_string();
     let progress = Arc::new(|_| {});
     sys.disk.create_dir_all(&PathBuf::from("/data/topics")).map_err(|error| error.to_string())?;
@@ -124,10 +120,10 @@ impl Subject for Logs {
                 };
             }
             let record = |value: &String| Record { value: Some(Bytes::from(value.clone())), ..Record::default() };
-            let indexes = (0..values.len() as u32).collect();
+            let numbered = (0..values.len() as u32).map(|index| (index, key)).collect();
             let request = AppendRecords {
                 records: values.iter().map(record).collect(),
-                idempotency: Some(IdempotencyMark { key, request: key, indexes }),
+                idempotency: Some(IdempotencyMark { key, records: numbered, per_record: false }),
                 hold: None,
             };
             match log.append(request) {
@@ -153,14 +149,13 @@ impl Subject for Logs {
                 return None;
             }
             let (log_start, end) = (progress.log_start.get(), progress.high_watermark.get());
-            let epoch = progress.leader_epoch.get();
-            let mut page = Page { log_start, end, epoch, records: Vec::new() };
+            let mut page = Page { log_start, end, records: Vec::new() };
             if from > end {
                 return Some(page);
             }
             let batches = log.read(Offset::new(from), Offset::new(end), 32 << 10).await.ok()?;
             for batch in batches {
-                for record in batch.records(DecompressLimit::default()).expect("a stored batch has a good head") {
+                for record in batch.records(LIMIT).expect("a stored batch has a good head") {
                     let record = record.expect("a stored batch has good records");
                     let offset = record.offset.get();
                     if offset >= from && offset < end {

@@ -6,5 +6,6 @@
 
 mod checker;
 mod log_level;
+mod metadata_level;
 mod workload;
 mod world;

@@ -23,8 +23,22 @@ pub trait Subject: Send + Sync {
     fn read(&self, partition: i32, from: i64) -> BoxFuture<'_, Option<Page>>;
     /// The largest epoch at or below this one that the partition knows, and the offset after its last record.
     fn epoch_end(&self, partition: i32, epoch: i32) -> BoxFuture<'_, Option<(i32, i64)>>;
+    /// Its topics, if it has any.
+    fn topics(&self) -> Option<&dyn Topics> {
+        None
+    }
     /// Stops in good order.
     fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Topics that come and go.
+pub trait Topics: Send + Sync {
+    /// Makes one, and gives its id.
+    fn create<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<String, String>>;
+    /// Deletes one.
+    fn delete<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), String>>;
+    /// All there are, by name and id.
+    fn list(&self) -> Vec<(String, String)>;
 }
 
 /// What became of a send.
@@ -45,8 +59,6 @@ pub struct Page {
     pub log_start: i64,
     /// The first that can not be read yet.
     pub end: i64,
-    /// The epoch of who answered.
-    pub epoch: i32,
     /// Offset, epoch and value, from the offset asked for on.
     pub records: Vec<(i64, i32, String)>,
 }
@@ -81,6 +93,7 @@ pub struct Workload {
     history: Arc<History>,
     writers: Vec<Arc<Mutex<Writer>>>,
     readers: Vec<Arc<Mutex<Reader>>>,
+    admin: Arc<Mutex<Admin>>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -110,6 +123,14 @@ struct Reader {
     checked: BTreeMap<i32, bool>,
 }
 
+/// Makes and deletes topics, one change at a time.
+struct Admin {
+    rng: SimRng,
+    next: u64,
+    alive: Vec<String>,
+    busy: bool,
+}
+
 impl Workload {
     /// Writers and readers whose choices follow from `rng`.
     pub fn new(rng: &SimRng, writers: u32, readers: u32) -> Self {
@@ -117,7 +138,8 @@ impl Workload {
         let writers = (0..writers).map(|n| Arc::new(Mutex::new(writer(n)))).collect();
         let reader = |number| Reader { number, rng: rng.fork(), cursors: BTreeMap::new(), checked: BTreeMap::new() };
         let readers = (0..readers).map(|n| Arc::new(Mutex::new(reader(n)))).collect();
-        Self { history: Arc::default(), writers, readers, stopping: Arc::default() }
+        let admin = Admin { rng: rng.fork(), next: 0, alive: Vec::new(), busy: false };
+        Self { history: Arc::default(), writers, readers, admin: Arc::new(Mutex::new(admin)), stopping: Arc::default() }
     }
 
     /// What has happened.
@@ -128,6 +150,11 @@ impl Workload {
     /// Starts all of them on a subject, as tasks of this runtime; with it they go.
     pub fn start(&self, subject: &Arc<dyn Subject>) {
         self.stopping.store(false, Ordering::Relaxed);
+        self.admin.lock().busy = false;
+        tokio::spawn(administer(self.admin.clone(), subject.clone(), self.history.clone(), self.stopping.clone()));
+        if subject.partitions() == 0 {
+            return;
+        }
         for writer in &self.writers {
             tokio::spawn(write(writer.clone(), subject.clone(), self.history.clone(), self.stopping.clone()));
         }
@@ -141,7 +168,7 @@ impl Workload {
     pub async fn finish(&self, patience: Duration) -> bool {
         self.stopping.store(true, Ordering::Relaxed);
         let finished = async {
-            while self.writers.iter().any(|writer| writer.lock().pending.is_some()) {
+            while self.admin.lock().busy || self.writers.iter().any(|writer| writer.lock().pending.is_some()) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -159,7 +186,14 @@ impl Workload {
         tokio::time::timeout(patience, caught_up).await.is_ok()
     }
 
-    /// Reads a whole partition into the history; `false` if it can not be read.
+    /// Puts the list of topics into the history.
+    pub fn list_topics(&self, subject: &dyn Subject) {
+        if let Some(topics) = subject.topics() {
+            self.history.add(Event::TopicsListed { topics: topics.list() });
+        }
+    }
+
+    /// Reads a whole partition into the history, and gives its end; `None` if it can not be read.
     pub async fn scan(&self, subject: &dyn Subject, partition: i32) -> Option<i64> {
         let mut records = Vec::new();
         let mut position = None;
@@ -219,14 +253,54 @@ async fn write(
                 writer.pending = None;
                 writer.rng.below(8)
             }
-            Sent::Refused(_) => {
-                history.add(Event::Refused { send });
+            Sent::Refused(why) => {
+                history.add(Event::Refused { send, why });
                 50
             }
-            Sent::Unknown(_) => {
-                history.add(Event::Unknown { send });
+            Sent::Unknown(why) => {
+                history.add(Event::Unknown { send, why });
                 50
             }
+        };
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+async fn administer(
+    admin: Arc<Mutex<Admin>>,
+    subject: Arc<dyn Subject>,
+    history: Arc<History>,
+    stopping: Arc<AtomicBool>,
+) {
+    let Some(topics) = subject.topics() else { return };
+    while !stopping.load(Ordering::Relaxed) {
+        let (delete, name) = {
+            let mut admin = admin.lock();
+            admin.busy = true;
+            if admin.alive.len() > 4 || (!admin.alive.is_empty() && admin.rng.one_in(4)) {
+                let victim = admin.rng.below(admin.alive.len() as u64) as usize;
+                (true, admin.alive.swap_remove(victim))
+            } else {
+                admin.next += 1;
+                (false, format!("t{}", admin.next))
+            }
+        };
+        if delete {
+            history.add(Event::TopicDeleteBegan { name: name.clone() });
+            if topics.delete(&name).await.is_ok() {
+                history.add(Event::TopicDeleted { name });
+            }
+        } else {
+            history.add(Event::TopicBegan { name: name.clone() });
+            if let Ok(id) = topics.create(&name).await {
+                history.add(Event::TopicCreated { name: name.clone(), id });
+                admin.lock().alive.push(name);
+            }
+        }
+        let pause = {
+            let mut admin = admin.lock();
+            admin.busy = false;
+            admin.rng.below(100)
         };
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }

@@ -51,6 +51,20 @@ pub enum Fault {
     DiskFull,
 }
 
+/// Every fault, the more telling ones more often.
+pub const ALL_FAULTS: &[Fault] = &[
+    Fault::PowerCut,
+    Fault::PowerCut,
+    Fault::PowerCutBetweenChanges,
+    Fault::PowerCutBetweenChanges,
+    Fault::PowerCutInRecovery,
+    Fault::Kill,
+    Fault::Close,
+    Fault::FailedSync,
+    Fault::FailedSync,
+    Fault::DiskFull,
+];
+
 /// Starts a subject on a machine; the number is that of the machine, from 1, and rises by one each start.
 pub type Start = dyn Fn(Sys, i32) -> BoxFuture<'static, Result<Arc<dyn Subject>, String>>;
 
@@ -77,12 +91,13 @@ pub fn run_seeds(name: &str, plan: Plan, start: &Start) {
             panic!("{} anomalies, the first:\n{}", anomalies.len(), list.join("\n"));
         }
         events += history.len();
-        acknowledged += history.iter().filter(|(_, event)| matches!(event, Event::Acknowledged { .. })).count();
+        let is_acknowledged = |event: &Event| matches!(event, Event::Acknowledged { .. } | Event::TopicCreated { .. });
+        acknowledged += history.iter().filter(|(_, event)| is_acknowledged(event)).count();
         std::mem::forget(hint);
     }
     let seeds = seeds.count();
-    println!("{name}: {seeds} seeds, {events} events, {acknowledged} acknowledged sends");
-    assert!(acknowledged > seeds * 20, "so few acknowledgements prove nothing");
+    println!("{name}: {seeds} seeds, {events} events, {acknowledged} acknowledgements");
+    assert!(acknowledged > seeds * 10, "so few acknowledgements prove nothing");
 }
 
 /// Says how to run a seed again, if it is dropped in a panic.
@@ -206,6 +221,7 @@ impl World {
                 panic!("machine {}: partition {partition} can not be read after the start", self.machines);
             }
         }
+        self.workload.list_topics(&*subject);
         self.workload.start(&subject);
         Some(subject)
     }
@@ -243,12 +259,14 @@ impl World {
             let work = async {
                 let subject = self.serve(sys, start).await.expect("nothing disturbs the last machine");
                 assert!(self.workload.finish(PATIENCE).await, "what is pending is not acknowledged");
+                self.workload.list_topics(&*subject);
                 let mut ends = BTreeMap::new();
                 for partition in 0..subject.partitions() {
                     let end = self.workload.scan(&*subject, partition).await;
                     ends.insert(partition, end.expect("nothing disturbs the last machine"));
                 }
-                assert!(self.workload.caught_up(&ends, PATIENCE).await, "the readers do not reach the end {ends:?}");
+                let caught_up = ends.is_empty() || self.workload.caught_up(&ends, PATIENCE).await;
+                assert!(caught_up, "the readers do not reach the end {ends:?}");
                 subject.close().await;
             };
             tokio::select! {

@@ -40,14 +40,14 @@ fn a_history_that_is_right_gives_nothing() {
         read(0, &["a"]),
         began(2, "b"),
         began(3, "c"),
-        Event::Refused { send: 3 },
+        Event::Refused { send: 3, why: String::new() },
         Event::Restarted { power_cut: true },
         scanned(&["a"]),
         read(1, &[]),
         began(2, "b"),
         acknowledged(2, 1),
         began(3, "c"),
-        Event::Unknown { send: 3 },
+        Event::Unknown { send: 3, why: String::new() },
         read(1, &["b"]),
         Event::Restarted { power_cut: true },
         scanned(&["a", "b", "c"]),
@@ -59,7 +59,13 @@ fn a_history_that_is_right_gives_nothing() {
 
 #[test]
 fn an_offset_with_two_values() {
-    let history = [began(1, "a"), acknowledged(1, 0), began(2, "b"), Event::Unknown { send: 2 }, read(0, &["b"])];
+    let history = [
+        began(1, "a"),
+        acknowledged(1, 0),
+        began(2, "b"),
+        Event::Unknown { send: 2, why: String::new() },
+        read(0, &["b"]),
+    ];
     assert!(broken(&history, Promise::Durable).contains(&Rule::InconsistentOffset));
 }
 
@@ -87,7 +93,7 @@ fn a_lost_write_and_a_lost_read() {
 
 #[test]
 fn a_refused_value_that_is_there_and_one_that_nobody_sent() {
-    let refused = [began(1, "a"), Event::Refused { send: 1 }, scanned(&["a"])];
+    let refused = [began(1, "a"), Event::Refused { send: 1, why: String::new() }, scanned(&["a"])];
     assert_eq!(broken(&refused, Promise::Durable), [Rule::AbortedRead]);
     assert_eq!(broken(&[scanned(&["x"])], Promise::Durable), [Rule::Phantom]);
     let elsewhere = Event::Scanned { partition: 1, log_start: 0, records: records(&["a"]) };

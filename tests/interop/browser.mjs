@@ -73,12 +73,12 @@ try {
   const publish = async (key, value) => {
     await page.fill("form[aria-label='Publish an event'] input[name=key]", key);
     await page.fill("form[aria-label='Publish an event'] textarea", value);
-    await page.click("form[aria-label='Publish an event'] button");
-    await page.waitForFunction(
-      () => document.querySelector("form[aria-label='Publish an event'] [role=status]")?.textContent.includes("stored"),
-      undefined,
-      WAIT,
-    );
+    const [answer] = await Promise.all([
+      page.waitForResponse((response) => response.url().includes("/events"), WAIT),
+      page.click("form[aria-label='Publish an event'] button"),
+    ]);
+    if (answer.status() !== 201) throw new Error(`publishing gave ${answer.status()}: ${await answer.text()}`);
+    await page.waitForSelector("form[aria-label='Publish an event'] [role=status]:has-text('stored in partition')", WAIT);
   };
   const line = (text) => page.waitForSelector(`.tail li:has-text(${JSON.stringify(text)})`, WAIT);
   await page.click("summary:has-text('Publish an event')");
@@ -104,7 +104,7 @@ try {
 
   // The API's pages are in the binary as well.
   await page.goto(`${url}/docs`);
-  await page.waitForSelector("text=/v1/topics", WAIT);
+  await page.waitForFunction(() => document.body.innerText.replaceAll("\u200b", "").includes("/v1/topics"), undefined, WAIT);
   check("the API's pages load", true);
 
   if (complaints.length > 0) throw new Error(complaints.join("\n"));

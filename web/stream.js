@@ -8,6 +8,8 @@ import { describeTopic, problemOf, topicPath } from "./api.js";
 
 const FIRST_WAIT_MS = 1_000;
 const LONGEST_WAIT_MS = 30_000;
+/** A page that nobody sees lets its connection go after this long: a browser has only six for a host over HTTP/1.1. */
+const UNSEEN_MS = 60_000;
 
 /**
  * Parses JSON so that printing it again gives the numbers as they were sent, also those that a JavaScript number can
@@ -30,6 +32,8 @@ export class Subscription {
   #timer;
   #wait = FIRST_WAIT_MS;
   #closed = true;
+  #asleep = false;
+  #unseen;
 
   constructor(topic, parameters, handlers) {
     this.#topic = topic;
@@ -41,12 +45,33 @@ export class Subscription {
   open() {
     if (!this.#closed) return;
     this.#closed = false;
+    document.addEventListener("visibilitychange", this.#seenOrNot);
     this.#connect();
   }
 
   /** Closes the connection and keeps the cursor. */
   close() {
     this.#closed = true;
+    this.#asleep = false;
+    document.removeEventListener("visibilitychange", this.#seenOrNot);
+    clearTimeout(this.#unseen);
+    this.#disconnect();
+  }
+
+  #seenOrNot = () => {
+    clearTimeout(this.#unseen);
+    if (document.hidden) {
+      this.#unseen = setTimeout(() => {
+        this.#asleep = true;
+        this.#disconnect();
+      }, UNSEEN_MS);
+    } else if (this.#asleep) {
+      this.#asleep = false;
+      this.#connect();
+    }
+  };
+
+  #disconnect() {
     clearTimeout(this.#timer);
     this.#source?.close();
     this.#source = undefined;
@@ -103,6 +128,7 @@ export class Subscription {
       () => {},
       (error) => this.#closed || this.#handlers.problem(problemOf(error)),
     );
+    if (this.#asleep) return;
     this.#timer = setTimeout(() => this.#connect(), this.#wait);
     this.#wait = Math.min(this.#wait * 2, LONGEST_WAIT_MS);
   }

@@ -45,7 +45,7 @@ function Partitions({ topic }) {
           <th scope="col" class="number">High watermark</th><th scope="col" class="number">Size</th>
         </tr></thead>
         <tbody>${topic.partitions.map((p) => html`<tr key=${p.partition}>
-          <td class="number">${p.partition}</td><td class="number">${p.leader ?? "none"}</td>
+          <td class="number">${p.partition}</td><td class="number">${p.offline ? "offline" : (p.leader ?? "none")}</td>
           <td class="number">${p.leader_epoch}</td><td class="number">${count(p.log_start_offset)}</td>
           <td class="number">${count(p.high_watermark)}</td><td class="number">${bytes(p.size_bytes)}</td>
         </tr>`)}</tbody>

@@ -224,6 +224,17 @@ impl BatchBuilder {
         batch
     }
 
+    /// Finishes it, and gives what is left of the buffer back for another [`Self::with_buffer`] or
+    /// [`Self::rewriting`].
+    ///
+    /// # Panics
+    /// As [`Self::finish`].
+    #[must_use]
+    pub fn finish_and_recycle(mut self, compression: Compression) -> (Bytes, BytesMut) {
+        let batch = self.seal(compression);
+        (batch, self.buffer)
+    }
+
     fn seal(&mut self, compression: Compression) -> Bytes {
         assert!(self.count > 0 || self.rewritten_max_timestamp_ms.is_some(), "a batch has records");
         if compression == Compression::None || self.count == 0 {

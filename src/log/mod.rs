@@ -7,6 +7,7 @@
 //! Called by `replication` (appends, reads), `metadata` (folders) and `cli::doctor` (offline). A [`PartitionLog`] may
 //! be used from any thread; its appends are written by one thread of the I/O pool at a time.
 
+pub mod cleaner;
 mod config;
 mod error;
 mod frame;
@@ -15,6 +16,7 @@ pub mod leader_epoch_cache;
 mod log_manager;
 mod partition_log;
 pub mod producer_state;
+pub mod retention;
 
 pub use config::{LogConfig, LogSettings, WatermarkSource};
 pub use error::LogError;

@@ -140,6 +140,13 @@ impl ProducerStateTable {
         self.expire(now_ms);
     }
 
+    /// Whether a batch is the last that its producer wrote, as far as it is remembered: compaction keeps its header.
+    #[must_use]
+    pub fn is_last_batch(&self, header: &BatchHeader) -> bool {
+        let known = header.producer.and_then(|producer| self.producers.get(&producer.id));
+        known.and_then(|known| known.batches.back()).is_some_and(|last| last.base_offset == header.base_offset)
+    }
+
     /// Forgets producers that were silent for [`EXPIRATION_MS`], and the most silent ones above the limit.
     pub fn expire(&mut self, now_ms: i64) {
         while let Some((last_active, id)) = self.by_activity.first().copied() {

@@ -111,6 +111,7 @@ fn check_file<'a>(bytes: &'a [u8], name: &str) -> Result<&'a [u8], MetadataError
     Ok(payload)
 }
 
+#[allow(clippy::result_large_err)] // openraft's own error
 fn encode_snapshot(meta: &SnapshotMeta, image: &MetadataImage) -> Result<Vec<u8>, StorageError> {
     let form = SnapshotForm { meta: meta.clone(), image: ImageForm::from(image) };
     serde_json::to_vec(&form).map_err(|e| StorageIOError::write_snapshot(None, &e).into())

@@ -5,6 +5,10 @@
 //!
 //! Called by `engine`. One task per viewed partition follows its log; the store is called on the I/O pool.
 
+mod follower;
 mod latest;
+mod row;
+mod sled_store;
+mod store;
 
 pub use latest::{LatestView, Page, Snapshot, ViewBackend, ViewError, ViewSettings};

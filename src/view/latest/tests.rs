@@ -212,7 +212,7 @@ async fn large_records_are_read_from_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let view = open(&Sys::real(), folder.path(), ViewBackend::Sled).await;
     let log = FakeLog::new(0);
-    ensure(&view, &[log.clone()]);
+    ensure(&view, std::slice::from_ref(&log));
     let large = "x".repeat(row::COPY_BYTES + 1);
     log.append(&[record("small", Some("1"), 1), record("large", Some(&large), 2), record("small", Some("3"), 3)]);
     let snapshot = view.snapshot(topic(), &[p(0)]).await.unwrap();
@@ -292,7 +292,7 @@ async fn a_log_that_lost_its_tail_gets_its_rows_made_anew() {
     log.append(&[record("a", Some("kept"), 1)]);
     log.append(&[record("a", Some("lost"), 2), record("b", Some("lost"), 3)]);
     let view = open(&sys, folder.path(), ViewBackend::Sled).await;
-    ensure(&view, &[log.clone()]);
+    ensure(&view, std::slice::from_ref(&log));
     assert_eq!(rows(&view, &view.snapshot(topic(), &[p(0)]).await.unwrap(), 99).await.len(), 2);
     view.close().await;
 
@@ -301,7 +301,7 @@ async fn a_log_that_lost_its_tail_gets_its_rows_made_anew() {
     // The same length again, but other records: only the epoch tells.
     log.append(&[record("c", Some("new"), 4), record("c", Some("newer"), 5)]);
     let view = open(&sys, folder.path(), ViewBackend::Sled).await;
-    ensure(&view, &[log.clone()]);
+    ensure(&view, std::slice::from_ref(&log));
     let snapshot = view.snapshot(topic(), &[p(0)]).await.unwrap();
     assert_eq!(snapshot.applied, [(p(0), Offset::new(3), LeaderEpoch::new(2))]);
     assert_eq!(rows(&view, &snapshot, 99).await, [row(0, "a", "kept", 0), row(0, "c", "newer", 2)]);
@@ -351,7 +351,7 @@ async fn an_offline_log_is_an_answer_and_not_a_wait() {
     let log = FakeLog::new(0);
     log.append(&[record("a", Some("1"), 1)]);
     log.progress.send_modify(|p| p.online = false);
-    ensure(&view, &[log.clone()]);
+    ensure(&view, std::slice::from_ref(&log));
     assert!(matches!(view.snapshot(topic(), &[p(0)]).await, Err(ViewError::Log { .. })));
     log.progress.send_modify(|p| p.online = true);
     while view.snapshot(topic(), &[p(0)]).await.is_err() {

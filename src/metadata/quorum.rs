@@ -235,4 +235,6 @@ fn fatal(failure: &Failure, error: &Fatal<NodeId>) -> MetadataError {
 }
 
 #[cfg(test)]
+mod power_tests;
+#[cfg(test)]
 mod tests;

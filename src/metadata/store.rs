@@ -27,8 +27,8 @@ use tokio::sync::{oneshot, watch};
 
 /// Bytes that one write takes from the queue.
 const GROUP_BYTES: usize = 4 << 20;
-/// The file is written anew when it is this long, and twice as long as after the last time.
-const COMPACT_BYTES: u64 = 4 << 20;
+/// The file is written anew when it is this long, and twice as long as after the last time. Tests get there.
+const COMPACT_BYTES: u64 = if cfg!(test) { 8 << 10 } else { 4 << 20 };
 
 /// Why the store takes nothing more, if it does not. Shared by the log and the snapshots.
 #[derive(Clone)]

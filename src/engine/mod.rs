@@ -11,7 +11,7 @@ mod request;
 mod routed;
 mod topics;
 
-pub use crate::codec::RecordBatch;
+pub use crate::codec::{BatchError, DecompressLimit, RecordBatch, Records};
 pub use error::{EngineError, RecordError, SideEffects};
 pub use produce::check_record;
 pub use request::{

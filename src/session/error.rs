@@ -1,0 +1,29 @@
+//! Why a subscription can not begin or go on.
+
+use super::cursor::CursorError;
+use crate::engine::EngineError;
+use crate::types::{LogEndOffset, PartitionId};
+
+/// A refusal or a failure. The doors map each variant once.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SessionError {
+    /// The engine's.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The cursor's.
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
+    /// What was asked for makes no sense; the text says what to write instead.
+    #[error("{0}")]
+    Invalid(String),
+    /// The offset asked for lies above the end.
+    #[error("offset {requested} of partition {partition} is above the end, {log_end}")]
+    AboveEnd {
+        /// Where.
+        partition: PartitionId,
+        /// What was asked for.
+        requested: i64,
+        /// First offset that is not there yet.
+        log_end: LogEndOffset,
+    },
+}

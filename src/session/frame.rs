@@ -1,0 +1,193 @@
+//! Records as the frames that go on the wire, ready to be sent as they are.
+//!
+//! **Invariant**: a frame is whole: an SSE event with its blank line, or a WebSocket text frame with its header
+//! (RFC 6455, unmasked, as servers send them). So one buffer of frames serves every reader of its format.
+
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// About how many bytes of frames are made at once; a larger record goes alone.
+pub const CHUNK_BYTES: usize = 128 << 10;
+
+/// The transport's form of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Server-sent events.
+    Sse,
+    /// WebSocket text frames.
+    WebSocket,
+}
+
+impl Format {
+    pub(super) const COUNT: usize = 2;
+
+    pub(super) const fn index(self) -> usize {
+        match self {
+            Self::Sse => 0,
+            Self::WebSocket => 1,
+        }
+    }
+
+    pub(super) const ALL: [Self; Self::COUNT] = [Self::Sse, Self::WebSocket];
+}
+
+/// Consecutive frames. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frames {
+    /// One after the other.
+    pub bytes: Bytes,
+    /// Where each ends.
+    pub ends: Arc<[u32]>,
+}
+
+impl Frames {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Each by itself.
+    pub fn iter(&self) -> impl Iterator<Item = Bytes> + '_ {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(self.ends.iter()).map(|(start, end)| self.bytes.slice(start as usize..*end as usize))
+    }
+}
+
+/// Collects frames.
+#[derive(Debug, Default)]
+pub struct FrameBuffer {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl FrameBuffer {
+    /// Bytes so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Frames so far.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Adds a record, with the cursor behind it; within a snapshot there is none.
+    pub fn push(&mut self, format: Format, cursor: Option<&[u8]>, record: &[u8]) {
+        match format {
+            Format::Sse => {
+                if let Some(cursor) = cursor {
+                    self.extend(&[b"id: ", cursor, b"\n"]);
+                }
+                self.extend(&[b"data: ", record, b"\n\n"]);
+            }
+            Format::WebSocket => {
+                let cursor_part: [&[u8]; 3] = match cursor {
+                    Some(cursor) => [b",\"cursor\":\"", cursor, b"\""],
+                    None => [b"", b"", b""],
+                };
+                let fixed = WS_OPENING.len() + WS_RECORD.len() + 1;
+                text_header(&mut self.bytes, fixed + cursor_part.concat_len() + record.len());
+                self.extend(&[WS_OPENING]);
+                self.extend(&cursor_part);
+                self.extend(&[WS_RECORD, record, b"}"]);
+            }
+        }
+        self.ends.push(u32::try_from(self.bytes.len()).expect("a chunk is far below 4 GiB"));
+    }
+
+    fn extend(&mut self, parts: &[&[u8]]) {
+        for part in parts {
+            self.bytes.extend_from_slice(part);
+        }
+    }
+
+    /// The frames, leaving an empty buffer.
+    pub fn take(&mut self) -> Frames {
+        let bytes = std::mem::take(&mut self.bytes).into();
+        Frames { bytes, ends: std::mem::take(&mut self.ends).into() }
+    }
+}
+
+trait ConcatLen {
+    fn concat_len(&self) -> usize;
+}
+
+impl ConcatLen for [&[u8]; 3] {
+    fn concat_len(&self) -> usize {
+        self.iter().map(|part| part.len()).sum()
+    }
+}
+
+/// How each WebSocket record frame's text begins; what follows is the same for every reader.
+pub const WS_OPENING: &[u8] = b"{\"type\":\"record\"";
+const WS_RECORD: &[u8] = b",\"record\":";
+
+/// Appends the header of a whole, unmasked text frame (RFC 6455, 5.2).
+pub fn text_header(out: &mut Vec<u8>, payload: usize) {
+    out.push(0x81);
+    match payload {
+        0..=125 => out.push(payload as u8),
+        126..=0xffff => {
+            out.push(126);
+            out.extend_from_slice(&(payload as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(127);
+            out.extend_from_slice(&(payload as u64).to_be_bytes());
+        }
+    }
+}
+
+/// What stands in a text frame that [`text_header`] began.
+#[must_use]
+pub fn text_payload(frame: &[u8]) -> &[u8] {
+    let header = match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    };
+    frame.get(header..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_whole() {
+        let mut buffer = FrameBuffer::default();
+        buffer.push(Format::Sse, Some(b"c1"), b"{}");
+        buffer.push(Format::Sse, None, b"[1]");
+        let frames = buffer.take();
+        assert_eq!(&frames.bytes[..], b"id: c1\ndata: {}\n\ndata: [1]\n\n");
+        assert_eq!(frames.iter().map(|f| f.len()).collect::<Vec<_>>(), [17, 11]);
+        assert!(buffer.is_empty());
+        for size in [2, 60, 90, 200, 70_000] {
+            let record = vec![b'1'; size];
+            buffer.push(Format::WebSocket, Some(b"c1"), &record);
+            let frame = buffer.take().iter().next().unwrap();
+            let expected = format!(r#"{{"type":"record","cursor":"c1","record":{}}}"#, "1".repeat(size));
+            assert_eq!(text_payload(&frame), expected.as_bytes());
+            assert_eq!(frame[0], 0x81);
+            assert_eq!(
+                frame.len() - expected.len(),
+                if expected.len() < 126 {
+                    2
+                } else if size < 70_000 {
+                    4
+                } else {
+                    10
+                }
+            );
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! A page of records: what one request reads.
+//!
+//! **Invariant**: a page holds at most its limits (one record may pass `max_bytes` if it is the first) and looks through at
+//! most [`SCAN_BYTES`], so that a filter never makes one request read a whole log. An empty page is not the end;
+//! `caught_up` is.
+
+use super::SessionError;
+use super::cursor::Cursor;
+use super::json::RecordWriter;
+use super::log_reader::{Fill, Gap, LogReader};
+use super::snapshot::SnapshotWalk;
+use crate::engine::{Engine, EngineError};
+use crate::types::PartitionId;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Bytes of records that one page looks through.
+const SCAN_BYTES: usize = 32 << 20;
+
+/// The limits of a page.
+#[derive(Debug, Clone, Copy)]
+pub struct PageRequest {
+    /// Most records.
+    pub limit: usize,
+    /// About the most bytes of JSON.
+    pub max_bytes: usize,
+    /// How long to wait for a first record.
+    pub wait: Duration,
+}
+
+/// A page.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// The records as JSON, with commas between them.
+    pub records: Vec<u8>,
+    /// How many.
+    pub count: usize,
+    /// Behind all that was looked at.
+    pub cursor: Cursor,
+    /// Nothing more was there.
+    pub caught_up: bool,
+    /// What the reader does not get.
+    pub gaps: Vec<Gap>,
+    /// Partitions that could not be read now.
+    pub unavailable: Vec<PartitionId>,
+}
+
+impl Page {
+    /// Reads a page and moves the reader behind it. `gaps` are those known before.
+    ///
+    /// # Errors
+    /// What will not pass by itself.
+    pub async fn read(
+        reader: &mut LogReader,
+        writer: &RecordWriter,
+        request: PageRequest,
+        mut gaps: Vec<Gap>,
+    ) -> Result<Self, SessionError> {
+        let deadline = Instant::now() + request.wait;
+        let (mut records, mut count, mut caught_up) = (Vec::new(), 0, false);
+        reader.resolve().await?;
+        'page: loop {
+            match reader.fill().await? {
+                Fill::Records => loop {
+                    let enough = count >= request.limit || records.len() >= request.max_bytes;
+                    if enough || reader.scanned() >= SCAN_BYTES {
+                        caught_up = reader.is_at_end();
+                        break 'page;
+                    }
+                    let Some((partition, record)) = reader.pop()? else { break };
+                    let before = records.len();
+                    if count > 0 {
+                        records.push(b',');
+                    }
+                    let place_before = record.offset;
+                    writer.write(&mut records, partition, &record);
+                    if count > 0 && records.len() > request.max_bytes {
+                        records.truncate(before);
+                        reader.unread(partition, place_before);
+                        break 'page;
+                    }
+                    count += 1;
+                },
+                Fill::Gap(gap) => gaps.push(gap),
+                Fill::Idle => {
+                    let in_vain = count > 0 || !gaps.is_empty() || Instant::now() >= deadline;
+                    if in_vain || tokio::time::timeout_at(deadline, reader.wait()).await.is_err() {
+                        caught_up = true;
+                        break;
+                    }
+                }
+                Fill::Done => {
+                    caught_up = true;
+                    break;
+                }
+                Fill::TopicGone => {
+                    let name = reader.topic().name.to_string();
+                    return Err(EngineError::UnknownTopic(name).into());
+                }
+            }
+        }
+        let (cursor, unavailable) = (reader.cursor(), reader.unavailable());
+        Ok(Self { records, count, cursor, caught_up, gaps, unavailable })
+    }
+
+    /// Reads a page of a snapshot. Behind its last row the cursor is where live begins.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn read_snapshot(
+        engine: &dyn Engine,
+        mut walk: SnapshotWalk,
+        writer: &RecordWriter,
+        request: PageRequest,
+        mut cursor: Cursor,
+    ) -> Result<Self, SessionError> {
+        let (mut records, mut count) = (Vec::new(), 0);
+        while count < request.limit && records.len() < request.max_bytes {
+            let room = request.max_bytes - records.len();
+            let Some(rows) = walk.next_page(engine, room, request.limit - count).await? else { break };
+            for (partition, record) in &rows {
+                if count > 0 {
+                    records.push(b',');
+                }
+                writer.write(&mut records, *partition, record);
+                count += 1;
+            }
+        }
+        cursor.positions = walk.positions();
+        cursor.snapshot_after = if walk.is_done() { None } else { walk.after().cloned() };
+        Ok(Self { records, count, cursor, caught_up: false, gaps: Vec::new(), unavailable: Vec::new() })
+    }
+}

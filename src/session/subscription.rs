@@ -1,0 +1,649 @@
+//! A live reader: history and tail in one loop, whatever the transport.
+//!
+//! **Invariant**: the events of a subscription, put after one another, hold each record from its start exactly once and
+//! in each partition's order, or name it in a gap. A subscription that is not asked for its next event holds places, and
+//! at most one fetch; never a queue.
+//!
+//! It begins by reading the log on its own; where it meets the sequencer's position it joins the shared stream, and
+//! leaves it again when it was too slow. Bounded readers (`until`, `limit`) never join.
+//!
+//! Threading: one owner. [`Subscription::next`] may be dropped at any await without losing anything.
+
+use super::conflater::Conflater;
+use super::cursor::{Cursor, CursorEncoder, PendingPlace, Place, Position};
+use super::frame::{CHUNK_BYTES, Format, FrameBuffer, Frames, text_payload};
+use super::json::{RecordWriter, ValueEncoding};
+use super::log_reader::{Fill, Gap, LogReader, ReadPlan};
+use super::sequencer::{Attachment, Item, Join, Sequencers, SharedPositions, StreamKey, Take, Ticket};
+use super::start::{ReadRequest, StartPosition, recreated};
+use super::{SessionError, snapshot::SnapshotWalk};
+use crate::engine::{Engine, TopicInfo};
+use crate::sys::Clock;
+use crate::telemetry::metrics;
+use crate::types::PartitionId;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// How far a reader with `slow=conflate` may be behind before records are left out for it, in bytes of frames.
+const CONFLATE_BEHIND: usize = 256 << 10;
+/// A reader that takes longer than this between two events gives back what was fetched ahead for it.
+const SLOW: Duration = Duration::from_millis(100);
+/// Bytes that a filtered reader looks through before it lets others run.
+const SCAN_BYTES: usize = 1 << 20;
+
+/// What to do with a reader that falls behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SlowPolicy {
+    /// It reads on from the log, at its own pace.
+    #[default]
+    Park,
+    /// It gets the newest record of each key, and is told what was left out.
+    Conflate,
+    /// It is sent away.
+    Close,
+}
+
+/// What a subscriber asks for.
+#[derive(Debug, Clone)]
+pub struct SubscribeRequest {
+    /// What to read. A retention gap is never an error here.
+    pub read: ReadRequest,
+    /// The transport's form.
+    pub format: Format,
+    /// How values are given.
+    pub encoding: ValueEncoding,
+    /// At most so many records.
+    pub limit: Option<u64>,
+    /// What happens when it falls behind.
+    pub slow: SlowPolicy,
+    /// First the latest record of each key, then live. Only without a cursor.
+    pub view_latest: bool,
+}
+
+/// How much the next event may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Records.
+    pub records: u64,
+    /// Bytes of frames; the last record may pass it.
+    pub bytes: u64,
+}
+
+impl Budget {
+    /// As much as a chunk holds.
+    pub const UNLIMITED: Self = Self { records: u64::MAX, bytes: u64::MAX };
+}
+
+/// Why the server ended a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The range asked for was read.
+    Complete,
+    /// The topic was deleted.
+    TopicDeleted,
+    /// The reader was too slow, and asked to be sent away then.
+    TooSlow,
+}
+
+impl Ended {
+    /// The name in the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::TopicDeleted => "topic-deleted",
+            Self::TooSlow => "too-slow",
+        }
+    }
+}
+
+/// What a subscriber gets.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SessionEvent {
+    /// Records, as frames.
+    Records(Vec<Frames>),
+    /// Records that it does not get, and the cursor behind them.
+    Gap(Gap, String),
+    /// All that was there has been given.
+    CaughtUp(String),
+    /// The snapshot is whole; live begins at this cursor.
+    SnapshotEnd(String),
+    /// Nothing follows.
+    End(Ended, String),
+}
+
+/// What subscriptions share.
+pub struct Sessions {
+    engine: Arc<dyn Engine>,
+    clock: Arc<dyn Clock>,
+    sequencers: Arc<Sequencers>,
+}
+
+struct Reading {
+    reader: LogReader,
+    cursors: CursorEncoder,
+    version: u64,
+    conflater: Option<Conflater>,
+    /// The sequencer's position that it reads up to.
+    target: Option<SharedPositions>,
+}
+
+enum Mode {
+    Snapshot(Box<SnapshotWalk>),
+    Reading(Box<Reading>),
+    Joined { ticket: Ticket, at: SharedPositions },
+    Over,
+}
+
+/// See the module.
+pub struct Subscription {
+    sessions: Arc<Sessions>,
+    plan: ReadPlan,
+    format: Format,
+    encoding: ValueEncoding,
+    writer: RecordWriter,
+    remaining: Option<u64>,
+    slow: SlowPolicy,
+    mode: Mode,
+    attachment: Option<Attachment>,
+    /// `caught-up` was told since it was behind the last time.
+    told_caught_up: bool,
+    queue: VecDeque<SessionEvent>,
+    last_call: Instant,
+    json: Vec<u8>,
+}
+
+impl Sessions {
+    /// For this engine.
+    #[must_use]
+    pub fn new(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>) -> Self {
+        let sequencers = Arc::new(Sequencers::new(engine.clone(), clock.clone()));
+        Self { engine, clock, sequencers }
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// The shared streams.
+    #[must_use]
+    pub fn sequencers(&self) -> &Arc<Sequencers> {
+        &self.sequencers
+    }
+
+    /// A reader of the log from these places.
+    #[must_use]
+    pub fn reader(&self, plan: ReadPlan) -> LogReader {
+        LogReader::new(self.engine.clone(), self.clock.clone(), plan)
+    }
+
+    /// Opens a subscription. When this answers, `latest` is fixed: what is stored afterwards comes.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or with the topic.
+    pub async fn subscribe(self: &Arc<Self>, request: SubscribeRequest) -> Result<Subscription, SessionError> {
+        let (plan, gaps) = request.read.plan(&*self.engine)?;
+        let resumed: Option<Option<_>> = match &request.read.start {
+            StartPosition::Cursor(cursor) => Some(cursor.snapshot_after.clone()),
+            _ => None,
+        };
+        let mode = if let Some(Some(after)) = &resumed
+            && gaps.is_empty()
+        {
+            Mode::Snapshot(Box::new(SnapshotWalk::resume(&plan, Some(after.clone()))))
+        } else if request.view_latest && resumed.is_none() {
+            Mode::Snapshot(Box::new(SnapshotWalk::begin(&*self.engine, &plan).await?))
+        } else {
+            let mut reader = self.reader(plan.clone());
+            reader.resolve().await?;
+            Mode::Reading(Box::new(Reading::new(reader)))
+        };
+        let mut subscription = Subscription {
+            sessions: self.clone(),
+            writer: RecordWriter::new(&plan.topic.name, request.encoding),
+            format: request.format,
+            encoding: request.encoding,
+            remaining: request.limit,
+            slow: request.slow,
+            mode,
+            attachment: None,
+            told_caught_up: false,
+            queue: VecDeque::new(),
+            last_call: Instant::now(),
+            json: Vec::new(),
+            plan,
+        };
+        let cursor = subscription.position_text();
+        subscription.queue.extend(gaps.into_iter().map(|gap| SessionEvent::Gap(gap, cursor.clone())));
+        Ok(subscription)
+    }
+}
+
+impl Reading {
+    fn new(reader: LogReader) -> Self {
+        let cursors = CursorEncoder::new(&reader.cursor());
+        Self { version: reader.version(), reader, cursors, conflater: None, target: None }
+    }
+
+    fn follow(&mut self) {
+        if self.version != self.reader.version() {
+            self.version = self.reader.version();
+            self.cursors = CursorEncoder::new(&self.reader.cursor());
+        }
+    }
+
+    /// Where the reader is for its client: before whatever is held back.
+    fn positions(&self) -> Vec<Position> {
+        self.conflater.as_ref().map_or_else(|| self.reader.positions(), |held| held.from.clone())
+    }
+}
+
+impl Subscription {
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> &Arc<TopicInfo> {
+        &self.plan.topic
+    }
+
+    /// Whether it reads from the shared stream.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        matches!(self.mode, Mode::Joined { .. })
+    }
+
+    /// The cursor behind all that was given; `None` within a snapshot, and while something waits to be given.
+    #[must_use]
+    pub fn cursor(&mut self) -> Option<String> {
+        if !self.queue.is_empty() || matches!(self.mode, Mode::Snapshot(_)) {
+            return None;
+        }
+        if let Mode::Joined { ticket, at } = &mut self.mode
+            && let Some(now) = ticket.position()
+        {
+            *at = now;
+        }
+        Some(self.position_text())
+    }
+
+    fn cursor_of(&self, positions: Vec<Position>) -> Cursor {
+        Cursor::new(&self.plan.topic.name, self.plan.topic.id, self.plan.all, positions)
+    }
+
+    fn position_text(&self) -> String {
+        let positions = match &self.mode {
+            Mode::Snapshot(walk) => walk.positions(),
+            Mode::Reading(reading) => reading.positions(),
+            Mode::Joined { at, .. } => at.to_vec(),
+            Mode::Over => self.plan.positions.clone(),
+        };
+        text(&self.cursor_of(positions))
+    }
+
+    /// Lets go of what was fetched ahead, for a reader that takes nothing now.
+    pub fn park(&mut self) {
+        if let Mode::Reading(reading) = &mut self.mode {
+            reading.reader.shed();
+        }
+    }
+
+    /// The next event, of records at most the budget (which is not 0). Never comes back after an end.
+    ///
+    /// # Errors
+    /// What will not pass by itself.
+    pub async fn next(&mut self, budget: Budget) -> Result<SessionEvent, SessionError> {
+        if self.last_call.elapsed() > SLOW {
+            self.park();
+        }
+        let event = loop {
+            if let Some(event) = self.queue.pop_front() {
+                break event;
+            }
+            let step = match &mut self.mode {
+                Mode::Snapshot(_) => self.snapshot_step().await?,
+                Mode::Reading(_) => self.reading_step(budget).await?,
+                Mode::Joined { .. } => self.joined_step(budget).await,
+                Mode::Over => std::future::pending().await,
+            };
+            if let Some(event) = step {
+                break event;
+            }
+        };
+        self.last_call = Instant::now();
+        Ok(event)
+    }
+
+    fn end(&mut self, why: Ended) -> SessionEvent {
+        let positions = match &self.mode {
+            Mode::Reading(reading) => reading.positions(),
+            Mode::Joined { at, .. } => at.to_vec(),
+            Mode::Snapshot(walk) => walk.positions(),
+            Mode::Over => Vec::new(),
+        };
+        let mut cursor = self.cursor_of(positions);
+        cursor.ended = why == Ended::Complete;
+        self.mode = Mode::Over;
+        self.attachment = None;
+        SessionEvent::End(why, text(&cursor))
+    }
+
+    // ---- the snapshot of a view ---------------------------------------------------------------------------------
+
+    async fn snapshot_step(&mut self) -> Result<Option<SessionEvent>, SessionError> {
+        let Mode::Snapshot(walk) = &mut self.mode else { return Ok(None) };
+        let Some(records) = walk.next_page(&*self.sessions.engine, CHUNK_BYTES, usize::MAX).await? else {
+            self.plan.positions = walk.positions();
+            let reader = self.sessions.reader(self.plan.clone());
+            self.mode = Mode::Reading(Box::new(Reading::new(reader)));
+            return Ok(Some(SessionEvent::SnapshotEnd(self.position_text())));
+        };
+        let mut buffer = FrameBuffer::default();
+        for (partition, record) in &records {
+            self.json.clear();
+            self.writer.write(&mut self.json, *partition, record);
+            buffer.push(self.format, None, &self.json);
+        }
+        Ok((!buffer.is_empty()).then(|| SessionEvent::Records(vec![buffer.take()])))
+    }
+
+    // ---- reading alone ------------------------------------------------------------------------------------------
+
+    const fn may_join(&self) -> bool {
+        self.plan.until.is_none() && self.remaining.is_none()
+    }
+
+    async fn reading_step(&mut self, budget: Budget) -> Result<Option<SessionEvent>, SessionError> {
+        if self.remaining == Some(0) {
+            return Ok(Some(self.end(Ended::Complete)));
+        }
+        let may_join = self.may_join();
+        let Mode::Reading(reading) = &mut self.mode else { return Ok(None) };
+        let fill = reading.reader.fill().await?;
+        reading.follow();
+        match fill {
+            Fill::Records if reading.conflater.is_some() => self.conflate(),
+            Fill::Records => {
+                let frames = self.encode(budget)?;
+                if frames.count() == 0 {
+                    tokio::task::yield_now().await; // all filtered out: others first
+                    return Ok(None);
+                }
+                Ok(Some(SessionEvent::Records(vec![frames])))
+            }
+            Fill::Gap(gap) => {
+                self.told_caught_up = false;
+                Ok(Some(SessionEvent::Gap(gap, self.position_text())))
+            }
+            Fill::Done => Ok(Some(self.end(Ended::Complete))),
+            Fill::TopicGone => Ok(self.topic_gone()),
+            Fill::Idle if reading.conflater.is_some() => {
+                self.finish_conflation(false);
+                Ok(None)
+            }
+            Fill::Idle if may_join => Ok(self.try_join().await),
+            Fill::Idle => {
+                if !self.told_caught_up {
+                    self.told_caught_up = true;
+                    return Ok(Some(SessionEvent::CaughtUp(self.position_text())));
+                }
+                reading.reader.wait().await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Frames of what was fetched.
+    fn encode(&mut self, budget: Budget) -> Result<Frames, SessionError> {
+        let Mode::Reading(reading) = &mut self.mode else { return Ok(FrameBuffer::default().take()) };
+        let Reading { reader, cursors, .. } = &mut **reading;
+        let most = self.remaining.unwrap_or(u64::MAX).min(budget.records);
+        let bytes = CHUNK_BYTES.min(usize::try_from(budget.bytes).unwrap_or(usize::MAX));
+        let mut buffer = FrameBuffer::default();
+        let mut cursor = Vec::new();
+        let start = reader.scanned();
+        while (buffer.count() as u64) < most && buffer.len() < bytes && reader.scanned() - start < SCAN_BYTES {
+            let Some((partition, record)) = reader.pop()? else { break };
+            let index = reader.index_of(partition);
+            cursors.set(index, reader.place(index));
+            self.json.clear();
+            self.writer.write(&mut self.json, partition, &record);
+            cursor.clear();
+            cursors.append_to(&mut cursor);
+            buffer.push(self.format, Some(&cursor), &self.json);
+        }
+        if let Some(remaining) = &mut self.remaining {
+            *remaining -= buffer.count() as u64;
+        }
+        // Places may have moved over filtered records; the next cursor has them all.
+        *cursors = CursorEncoder::new(&reader.cursor());
+        Ok(buffer.take())
+    }
+
+    /// At the end of the log: the shared stream, if it stands at the same place.
+    async fn try_join(&mut self) -> Option<SessionEvent> {
+        let Mode::Reading(reading) = &mut self.mode else { return None };
+        let plan = &self.plan;
+        let attachment = self.attachment.get_or_insert_with(|| {
+            let partitions = (!plan.all).then(|| reading.reader.positions().iter().map(|p| p.partition).collect());
+            let key = StreamKey { topic: plan.topic.id, encoding: self.encoding, partitions };
+            self.sessions.sequencers.attach(&key, &plan.topic)
+        });
+        let positions = reading.reader.positions();
+        match attachment.join(&positions, self.format, plan.key.as_ref()) {
+            Join::Joined(ticket) => {
+                self.mode = Mode::Joined { ticket, at: positions.into() };
+                if !std::mem::replace(&mut self.told_caught_up, true) {
+                    return Some(SessionEvent::CaughtUp(self.position_text()));
+                }
+            }
+            Join::Elsewhere(target) if reading.target.as_ref() != Some(&target) => {
+                reading.reader.stop_at(Some(&target));
+                reading.target = Some(target);
+            }
+            Join::Elsewhere(_) | Join::NotYet => {
+                tokio::select! {
+                    biased;
+                    () = attachment.changed() => {}
+                    () = reading.reader.wait() => {}
+                }
+            }
+            Join::Ended => {
+                self.attachment = None;
+                reading.reader.stop_at(None);
+                reading.target = None;
+                reading.reader.wait().await;
+            }
+        }
+        None
+    }
+
+    // ---- in the shared stream -----------------------------------------------------------------------------------
+
+    async fn joined_step(&mut self, budget: Budget) -> Option<SessionEvent> {
+        let Mode::Joined { ticket, at } = &mut self.mode else { return None };
+        let behind = if self.slow == SlowPolicy::Conflate { CONFLATE_BEHIND } else { usize::MAX };
+        match ticket.take(CHUNK_BYTES * 2, behind) {
+            Take::Nothing => {
+                ticket.changed().await;
+                None
+            }
+            Take::Items(items) => self.deliver(items, budget),
+            Take::Lagged if self.slow == SlowPolicy::Close => Some(self.end(Ended::TooSlow)),
+            Take::Lagged | Take::Ended => {
+                let from = at.to_vec();
+                self.read_alone(from);
+                None
+            }
+        }
+    }
+
+    fn deliver(&mut self, items: Vec<Item>, budget: Budget) -> Option<SessionEvent> {
+        let Mode::Joined { at, .. } = &mut self.mode else { return None };
+        let (mut taken, mut left) = (Vec::new(), budget);
+        for item in items {
+            match item {
+                Item::Records(mut frames, after) => {
+                    let Some(frames) = frames[self.format.index()].take() else { continue };
+                    let fits = fitting(&frames, left);
+                    if fits < frames.count() {
+                        // Out of budget within a chunk: go on alone, behind the last record given.
+                        let last = if fits > 0 { frames.iter().nth(fits - 1) } else { None };
+                        let from = last.as_deref().and_then(|frame| frame_cursor(self.format, frame));
+                        let from = from.map_or_else(|| at.to_vec(), |cursor| cursor.positions);
+                        if fits > 0 {
+                            taken.push(cut(&frames, fits));
+                        }
+                        self.read_alone_quietly(from);
+                        break;
+                    }
+                    left.records -= frames.count() as u64;
+                    left.bytes = left.bytes.saturating_sub(frames.bytes.len() as u64);
+                    *at = after;
+                    if frames.count() > 0 {
+                        taken.push(frames);
+                    }
+                }
+                Item::Gap(gap, after) => {
+                    *at = after.clone();
+                    let cursor = Cursor::new(&self.plan.topic.name, self.plan.topic.id, self.plan.all, after.to_vec());
+                    self.queue.push_back(SessionEvent::Gap(gap, text(&cursor)));
+                }
+                Item::TopicGone => {
+                    // What was taken before comes first; the reader finds the topic gone by itself.
+                    let from = at.to_vec();
+                    self.read_alone_quietly(from);
+                    break;
+                }
+            }
+            if !self.queue.is_empty() {
+                // A gap: what follows it must not overtake it.
+                let Mode::Joined { at, .. } = &self.mode else { break };
+                let from = at.to_vec();
+                self.read_alone_quietly(from);
+                break;
+            }
+        }
+        if taken.is_empty() {
+            return None;
+        }
+        Some(SessionEvent::Records(taken))
+    }
+
+    /// Leaves the shared stream because it was too slow.
+    fn read_alone(&mut self, from: Vec<Position>) {
+        self.read_alone_quietly(from);
+        self.told_caught_up = false;
+        if self.slow == SlowPolicy::Conflate
+            && let Mode::Reading(reading) = &mut self.mode
+        {
+            reading.conflater = Some(Conflater::new(reading.reader.positions()));
+        }
+    }
+
+    fn read_alone_quietly(&mut self, from: Vec<Position>) {
+        let reader = self.sessions.reader(ReadPlan { positions: from, ..self.plan.clone() });
+        self.mode = Mode::Reading(Box::new(Reading::new(reader)));
+    }
+
+    // ---- leaving out --------------------------------------------------------------------------------------------
+
+    fn conflate(&mut self) -> Result<Option<SessionEvent>, SessionError> {
+        let Mode::Reading(reading) = &mut self.mode else { return Ok(None) };
+        let Reading { reader, conflater: Some(conflater), .. } = &mut **reading else { return Ok(None) };
+        while !conflater.is_full() {
+            let Some((partition, record)) = reader.pop()? else { return Ok(None) };
+            conflater.add(partition, &record);
+        }
+        self.finish_conflation(true);
+        Ok(None)
+    }
+
+    fn finish_conflation(&mut self, goes_on: bool) {
+        let Mode::Reading(reading) = &mut self.mode else { return };
+        let Some(conflater) = reading.conflater.take() else { return };
+        let to = reading.reader.positions();
+        reading.conflater = goes_on.then(|| Conflater::new(to.clone()));
+        reading.cursors = CursorEncoder::new(&reading.reader.cursor());
+        if conflater.is_empty() {
+            return;
+        }
+        let before = text(&self.cursor_of(conflater.from.clone()));
+        let after = text(&self.cursor_of(to.clone()));
+        let conflated = conflater.finish(&to);
+        metrics().conflated_records.inc_by(conflated.left_out);
+        self.queue.extend(conflated.gaps.into_iter().map(|gap| SessionEvent::Gap(gap, before.clone())));
+        let mut buffer = FrameBuffer::default();
+        let count = conflated.records.len();
+        for (i, (partition, record)) in conflated.records.iter().enumerate() {
+            self.json.clear();
+            self.writer.write(&mut self.json, *partition, record);
+            let cursor = if i + 1 == count { &after } else { &before };
+            buffer.push(self.format, Some(cursor.as_bytes()), &self.json);
+        }
+        self.queue.push_back(SessionEvent::Records(vec![buffer.take()]));
+    }
+
+    // ---- a topic that went --------------------------------------------------------------------------------------
+
+    fn topic_gone(&mut self) -> Option<SessionEvent> {
+        let Some(new) = self.sessions.engine.topic(&self.plan.topic.name) else {
+            return Some(self.end(Ended::TopicDeleted));
+        };
+        let old = match &self.mode {
+            Mode::Reading(reading) => reading.positions(),
+            _ => return None,
+        };
+        let there = |partition: &PartitionId| partition.get() < new.partitions;
+        let partitions: Vec<PartitionId> = if self.plan.all {
+            (0..new.partitions).map(PartitionId::new).collect()
+        } else {
+            old.iter().map(|p| p.partition).filter(there).collect()
+        };
+        if partitions.is_empty() {
+            return Some(self.end(Ended::TopicDeleted));
+        }
+        let place = Place::Pending(PendingPlace::Earliest);
+        self.plan.topic = new;
+        self.plan.positions = partitions.into_iter().map(|partition| Position { partition, place }).collect();
+        self.attachment = None;
+        self.read_alone_quietly(self.plan.positions.clone());
+        self.told_caught_up = false;
+        let cursor = self.position_text();
+        let gaps = old.iter().filter_map(recreated);
+        self.queue.extend(gaps.map(|gap| SessionEvent::Gap(gap, cursor.clone())));
+        None
+    }
+}
+
+/// A cursor's text. Its room was checked when the subscription began, and when partitions were added.
+fn text(cursor: &Cursor) -> String {
+    let mut text = Vec::new();
+    CursorEncoder::new(cursor).append_to(&mut text);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// How many of the frames the budget covers.
+fn fitting(frames: &Frames, budget: Budget) -> usize {
+    let records = usize::try_from(budget.records).unwrap_or(usize::MAX).min(frames.count());
+    let start_fits = |end: u32, start: u32| u64::from(start) < budget.bytes && end > 0;
+    let starts = std::iter::once(0).chain(frames.ends.iter().copied());
+    starts.zip(frames.ends.iter()).take(records).take_while(|(start, end)| start_fits(**end, *start)).count()
+}
+
+fn cut(frames: &Frames, count: usize) -> Frames {
+    let end = frames.ends[count - 1] as usize;
+    Frames { bytes: frames.bytes.slice(..end), ends: frames.ends[..count].into() }
+}
+
+/// The cursor that a record's frame carries.
+fn frame_cursor(format: Format, frame: &[u8]) -> Option<Cursor> {
+    let between = |bytes: &[u8], opening: &[u8], end: u8| -> Option<Cursor> {
+        let rest = &bytes[memchr::memmem::find(bytes, opening)? + opening.len()..];
+        Cursor::parse(std::str::from_utf8(&rest[..memchr::memchr(end, rest)?]).ok()?).ok()
+    };
+    match format {
+        Format::Sse => between(frame, b"id: ", b'\n'),
+        Format::WebSocket => between(text_payload(frame), b"\"cursor\":\"", b'"'),
+    }
+}

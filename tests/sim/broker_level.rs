@@ -2,7 +2,11 @@
 //! that share a disk.
 
 use crate::checker::Promise;
+#[cfg(feature = "sabotage")]
+use crate::checker::Rule;
 use crate::workload::{Page, Sent, Subject, Topics};
+#[cfg(feature = "sabotage")]
+use crate::world::first_seed_that_sees;
 use crate::world::{ALL_FAULTS, Plan, run, run_seeds};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -53,6 +57,17 @@ fn broker_gives_one_trace_for_one_seed() {
         );
         assert_eq!(first.len(), second.len(), "seed {seed}");
     }
+}
+
+/// With acknowledgements that do not wait for the sync, writes are lost, and the checker says so.
+#[cfg(feature = "sabotage")]
+#[test]
+fn broker_that_acknowledges_before_the_sync_is_caught() {
+    let bug = &sluice::log::sabotage::ACK_BEFORE_FSYNC;
+    let found = first_seed_that_sees(bug, 20, DURABLE, &|sys, _| start(sys, "commit").boxed());
+    let (seed, anomalies) = found.expect("20 seeds of power cuts show a lost write");
+    println!("seen at seed {seed}: {}", anomalies[0]);
+    assert!(anomalies.iter().any(|anomaly| anomaly.rule == Rule::LostWrite), "{anomalies:?}");
 }
 
 async fn start(sys: Sys, flush: &'static str) -> Result<Arc<dyn Subject>, String> {

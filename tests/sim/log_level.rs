@@ -1,7 +1,11 @@
 //! The log alone: a [`LogManager`] and its partitions over the twins.
 
+#[cfg(feature = "sabotage")]
+use crate::checker::Rule;
 use crate::checker::{Event, Promise, check};
 use crate::workload::{Page, Sent, Subject};
+#[cfg(feature = "sabotage")]
+use crate::world::first_seed_that_sees;
 use crate::world::{ALL_FAULTS, Fault, Plan, run, run_seeds};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -61,6 +65,18 @@ fn log_on_os_does_lose_acknowledged_writes() {
         !check(events, Promise::Durable).is_empty()
     };
     assert!((0..10).any(lost), "ten power cuts without a sync, and nothing is missed");
+}
+
+/// With acknowledgements that do not wait for the sync, writes are lost, and the checker says so.
+#[cfg(feature = "sabotage")]
+#[test]
+fn log_that_acknowledges_before_the_sync_is_caught() {
+    let bug = &sluice::log::sabotage::ACK_BEFORE_FSYNC;
+    let found =
+        first_seed_that_sees(bug, 20, DURABLE, &|sys, machine| start(sys, machine, FlushPolicy::Commit).boxed());
+    let (seed, anomalies) = found.expect("20 seeds of power cuts show a lost write");
+    println!("seen at seed {seed}: {}", anomalies[0]);
+    assert!(anomalies.iter().any(|anomaly| anomaly.rule == Rule::LostWrite), "{anomalies:?}");
 }
 
 async fn start(sys: Sys, machine: i32, flush: FlushPolicy) -> Result<Arc<dyn Subject>, String> {

@@ -7,6 +7,7 @@
 use crate::checker::{Event, Promise, check};
 use crate::workload::{Subject, Workload};
 use futures_util::future::BoxFuture;
+use parking_lot::RwLock;
 use sluice::sys::Sys;
 use sluice::sys::sim::{DiskFault, DiskOperation, SimDisk, SimRng, machine};
 use std::collections::BTreeMap;
@@ -113,11 +114,39 @@ impl Drop for FailedSeed<'_> {
     }
 }
 
+/// Held shared by a run of the program as it is, and alone by one with a known bug: the switch is the process's.
+static SABOTAGE: RwLock<()> = RwLock::new(());
+
 /// Runs one seed, and gives its history.
 ///
 /// # Panics
 /// If the subject does not come up without a fault, or a task panics.
 pub fn run(seed: u64, plan: Plan, start: &Start) -> Vec<(u64, Event)> {
+    let _as_it_is = SABOTAGE.read();
+    run_one(seed, plan, start)
+}
+
+/// Puts a known bug back, and gives the first seed at which the checker sees it, with what it sees.
+#[cfg(feature = "sabotage")]
+pub fn first_seed_that_sees(
+    bug: &std::sync::atomic::AtomicBool,
+    seeds: u64,
+    plan: Plan,
+    start: &Start,
+) -> Option<(u64, Vec<crate::checker::Anomaly>)> {
+    use std::sync::atomic::Ordering;
+    let _alone = SABOTAGE.write();
+    bug.store(true, Ordering::Relaxed);
+    let found = (0..seeds).find_map(|seed| {
+        let history = run_one(seed, plan, start);
+        let anomalies = check(history.iter().map(|(_, event)| event), plan.promise);
+        (!anomalies.is_empty()).then_some((seed, anomalies))
+    });
+    bug.store(false, Ordering::Relaxed);
+    found
+}
+
+fn run_one(seed: u64, plan: Plan, start: &Start) -> Vec<(u64, Event)> {
     let rng = SimRng::new(seed);
     let mut world = World {
         disk: SimDisk::new(rng.fork().below(u64::MAX)),

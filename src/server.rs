@@ -268,6 +268,8 @@ fn http_settings(config: &ServerConfig, listen: Option<SocketAddr>, advertised: 
         listen,
         advertised,
         auto_create_topics: config.auto_create_topics,
+        idempotency_retention: config.log.idempotency_retention,
+        idempotency_keys_per_partition: config.log.idempotency_keys,
         ..http::Settings::default()
     }
 }

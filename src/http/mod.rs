@@ -11,12 +11,15 @@
 //! tokio's threads and never block.
 
 pub mod api;
+pub mod assets;
 pub mod body;
 pub mod drain;
 pub mod extract;
 pub mod listener;
+pub mod openapi;
 pub mod problem;
 pub mod record_json;
+pub mod security;
 pub mod state;
 pub mod trace;
 

@@ -81,6 +81,10 @@ pub struct Settings {
     pub advertised: Option<String>,
     /// Whether an unknown topic is made by the first record for it.
     pub auto_create_topics: bool,
+    /// How long Idempotency-Keys are kept, as `/v1/capabilities` says it.
+    pub idempotency_retention: Duration,
+    /// How many records under Idempotency-Keys each partition keeps, as `/v1/capabilities` says it.
+    pub idempotency_keys_per_partition: usize,
 }
 
 /// The state behind each handler.

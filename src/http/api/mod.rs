@@ -2,6 +2,7 @@
 
 pub mod events;
 pub mod ingest;
+pub mod operations;
 pub mod produce;
 pub mod records;
 pub mod records_post;

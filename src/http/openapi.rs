@@ -1,0 +1,272 @@
+//! The API's document: OpenAPI 3.1 from the routes themselves, 3.0.3 derived from it, and the pages that show it.
+//!
+//! **Invariant**: a route that is served is in the document, for both come from one registration
+//! ([`super::router::documented`]); only what no attribute can say is added here. The files in `openapi/` are what
+//! [`document`] gives; a test holds them to it.
+
+use super::{AppState, assets, router};
+use axum::{
+    Router,
+    extract::Path,
+    http::HeaderMap,
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+use std::sync::{Arc, LazyLock};
+
+/// The routes, as labels.
+pub const PATHS: [&str; 4] = ["/openapi.json", "/openapi-3.0.json", "/docs", "/docs/{file}"];
+
+/// What the pages may load: Swagger UI's own files, which style themselves inline, and this server's API.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+    img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const API_POLICY: &str = "default-src 'none'; frame-ancestors 'none'; sandbox";
+
+const PAGE: &str = r#"<!doctype html>
+<html lang="en">
+  <head>
+    <meta charset="utf-8">
+    <meta name="viewport" content="width=device-width, initial-scale=1">
+    <title>Sluice API</title>
+    <link rel="stylesheet" href="/docs/swagger-ui.css">
+    <link rel="icon" type="image/svg+xml" href="/assets/favicon.svg">
+  </head>
+  <body>
+    <div id="swagger-ui"></div>
+    <noscript>These pages need JavaScript; the document itself is <a href="/openapi.json">openapi.json</a>.</noscript>
+    <script src="/docs/swagger-ui-bundle.js"></script>
+    <script src="/docs/start.js"></script>
+  </body>
+</html>
+"#;
+const START: &str = "SwaggerUIBundle({ url: '/openapi.json', dom_id: '#swagger-ui', deepLinking: true, \
+    validatorUrl: null, tryItOutEnabled: true, presets: [SwaggerUIBundle.presets.apis] });\n";
+
+/// The document's routes, which the document itself leaves out: they describe, and are not described.
+pub fn routes() -> Router<AppState> {
+    Router::new()
+        .route("/openapi.json", get(async |headers: HeaderMap| json_response(&DOCUMENTS.0, &headers)))
+        .route("/openapi-3.0.json", get(async |headers: HeaderMap| json_response(&DOCUMENTS.1, &headers)))
+        .route("/docs", get(async |headers: HeaderMap| page(PAGE, "text/html; charset=utf-8", &headers)))
+        .route("/docs/", get(async |headers: HeaderMap| page(PAGE, "text/html; charset=utf-8", &headers)))
+        .route("/docs/{file}", get(docs_file))
+}
+
+async fn docs_file(Path(file): Path<String>, headers: HeaderMap) -> Response {
+    match file.as_str() {
+        "start.js" => page(START, "text/javascript; charset=utf-8", &headers),
+        "swagger-ui.css" => swagger_file(&file, "text/css; charset=utf-8", &headers),
+        "swagger-ui-bundle.js" => swagger_file(&file, "text/javascript; charset=utf-8", &headers),
+        _ => super::problem::Problem::not_found(format!("the API's pages have no file '{file}'")).into_response(),
+    }
+}
+
+fn swagger_file(file: &str, content_type: &'static str, headers: &HeaderMap) -> Response {
+    match utoipa_swagger_ui::serve(file, Arc::new(utoipa_swagger_ui::Config::default())) {
+        Ok(Some(found)) => {
+            let etag = format!("\"{:016x}\"", found.bytes.len());
+            assets::tagged(content_type, found.bytes.into_owned(), &etag, headers, POLICY)
+        }
+        Ok(None) | Err(_) => {
+            super::problem::Problem::not_found(format!("the API's pages have no file '{file}'")).into_response()
+        }
+    }
+}
+
+fn page(text: &'static str, content_type: &'static str, headers: &HeaderMap) -> Response {
+    assets::tagged(content_type, text, &etag(text), headers, POLICY)
+}
+
+fn json_response(text: &'static str, headers: &HeaderMap) -> Response {
+    assets::tagged("application/json", text, &etag(text), headers, API_POLICY)
+}
+
+fn etag(text: &str) -> String {
+    let hash: [u8; 32] = Sha256::digest(text).into();
+    let hex: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("\"{hex}\"")
+}
+
+static DOCUMENTS: LazyLock<(String, String)> = LazyLock::new(|| {
+    let document = complete();
+    let older = older(document.clone());
+    let text = |value: &Value| {
+        let mut text = serde_json::to_string_pretty(value).expect("a JSON value has only string keys");
+        text.push('\n');
+        text
+    };
+    (text(&document), text(&older))
+});
+
+/// The document as OpenAPI 3.1 and as 3.0.3, each as JSON text with a line feed at its end.
+#[must_use]
+pub fn document() -> (String, String) {
+    DOCUMENTS.clone()
+}
+
+/// The registered routes, and what all operations share.
+fn complete() -> Value {
+    let (_, registered) = router::documented().split_for_parts();
+    let mut document = serde_json::to_value(&registered).expect("a document is JSON");
+    document["openapi"] = json!("3.1.0");
+    document["info"] = json!({
+        "title": "Sluice",
+        "version": env!("CARGO_PKG_VERSION"),
+        "description": "A streaming gateway: a partitioned log with a web-native front door. Errors are problems \
+            (RFC 9457) with a stable `code`. Nothing is ever `null`, in either direction.",
+        "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+    });
+    document["servers"] = json!([{ "url": "/", "description": "This server" }]);
+    document["tags"] = json!([
+        { "name": "topics", "description": "Named groups of partitions" },
+        { "name": "produce", "description": "Storing records" },
+        { "name": "records", "description": "Reading records in pages" },
+        { "name": "streaming", "description": "Streams in and out; generated clients may leave them out" },
+        { "name": "operations", "description": "The server itself" },
+    ]);
+    document["security"] = json!([]);
+    let schemas = &mut document["components"]["schemas"];
+    add_schemas(schemas);
+    if let Some(paths) = document["paths"].as_object_mut() {
+        for operation in paths.values_mut().filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
+            complete_operation(operation);
+        }
+    }
+    link(&mut document);
+    document
+}
+
+fn add_schemas(schemas: &mut Value) {
+    use utoipa::{PartialSchema as _, ToSchema as _};
+    let mut needed = Vec::new();
+    super::problem::Body::schemas(&mut needed);
+    needed.push(("Problem".to_owned(), super::problem::Body::schema()));
+    for (name, schema) in needed {
+        schemas[&name] = serde_json::to_value(schema).expect("a schema is JSON");
+    }
+    // Which fields go together is no concern of generators, and of validators it is.
+    let both = |a: &str, b: &str| json!({ "required": [a, b] });
+    let values = ["value", "text", "base64", "tombstone"];
+    let mut refused = vec![both("key", "key_base64")];
+    for (n, a) in values.iter().enumerate() {
+        refused.extend(values[n + 1..].iter().map(|b| both(a, b)));
+    }
+    let one: Vec<_> = values.iter().map(|name| json!({ "required": [name] })).collect();
+    refused.push(json!({ "not": { "anyOf": one } }));
+    schemas["NewRecord"]["not"] = json!({ "anyOf": refused });
+    schemas["RecordHeader"]["not"] = both("value", "value_base64");
+    for name in
+        ["NewRecord", "RecordHeader", "RecordBatch", "NewTopic", "TopicChange", "TruncateTopic", "TruncatePartition"]
+    {
+        schemas[name]["additionalProperties"] = json!(false);
+    }
+}
+
+/// Problems for every operation, and limits that the type of a parameter implies.
+fn complete_operation(operation: &mut Value) {
+    if operation.get("responses").is_none() {
+        return; // a path's own parameters, not an operation
+    }
+    let problem = |description: &str| {
+        json!({
+            "description": description,
+            "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
+        })
+    };
+    operation["responses"]["4XX"] = problem("The request was refused; `code` says why");
+    operation["responses"]["5XX"] =
+        problem("The server could not do it now; `retryable` and `side_effects` say what to do");
+}
+
+/// What follows from an answer, for readers and for tests that walk the API.
+fn link(document: &mut Value) {
+    let topic =
+        |operation: &str, expression: &str| json!({ "operationId": operation, "parameters": { "topic": expression } });
+    let made = "$response.body#/name";
+    let created = &mut document["paths"]["/v1/topics"]["post"]["responses"]["201"]["links"];
+    *created = json!({
+        "get_topic": topic("get_topic", made),
+        "alter_topic": topic("alter_topic", made),
+        "publish_event": topic("publish_event", made),
+        "produce_records": topic("produce_records", made),
+        "truncate_topic": topic("truncate_topic", made),
+        "delete_topic": topic("delete_topic", made),
+    });
+    let operations: Vec<String> = document["paths"]
+        .as_object()
+        .into_iter()
+        .flat_map(Map::values)
+        .filter_map(Value::as_object)
+        .flat_map(Map::values)
+        .filter_map(|operation| Some(operation.get("operationId")?.as_str()?.to_owned()))
+        .collect();
+    let stored = "$response.body#/topic";
+    let mut links = json!({ "get_topic": topic("get_topic", stored) });
+    if operations.iter().any(|id| id == "get_record") {
+        links["get_record"] = json!({
+            "operationId": "get_record",
+            "parameters": {
+                "topic": stored,
+                "partition": "$response.body#/partition",
+                "offset": "$response.body#/offset",
+            },
+        });
+    }
+    document["paths"]["/v1/topics/{topic}/events"]["post"]["responses"]["201"]["links"] = links;
+}
+
+/// OpenAPI 3.0.3 has an older JSON Schema: this says the same in its words.
+fn older(mut document: Value) -> Value {
+    document["openapi"] = json!("3.0.3");
+    if let Some(license) = document["info"]["license"].as_object_mut() {
+        license.remove("identifier");
+    }
+    older_words(&mut document);
+    document
+}
+
+fn older_words(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(older_words),
+        Value::Object(object) => {
+            object.values_mut().for_each(older_words);
+            older_schema(object);
+        }
+        _ => {}
+    }
+}
+
+fn older_schema(object: &mut Map<String, Value>) {
+    // A list of examples is a schema's; a parameter's or a body's is an object, and stays.
+    if let Some(Value::Array(examples)) = object.get_mut("examples") {
+        let first = if examples.is_empty() { None } else { Some(examples.remove(0)) };
+        object.remove("examples");
+        if let Some(first) = first {
+            object.entry("example").or_insert(first);
+        }
+    }
+    if let Some(constant) = object.remove("const") {
+        object.insert("enum".to_owned(), json!([constant]));
+    }
+    if object.remove("contentEncoding").is_some() {
+        object.insert("format".to_owned(), json!("byte"));
+    }
+    object.remove("propertyNames");
+    for (name, plain) in [("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")] {
+        if let Some(bound @ Value::Number(_)) = object.get(name).cloned() {
+            object.insert(plain.to_owned(), bound);
+            object.insert(name.to_owned(), json!(true));
+        }
+    }
+    // Here what stands beside a $ref is ignored, so it moves out of the way.
+    if object.len() > 1
+        && let Some(reference @ Value::String(_)) = object.remove("$ref")
+    {
+        object.insert("allOf".to_owned(), json!([{ "$ref": reference }]));
+    }
+}
+
+#[cfg(test)]
+mod tests;

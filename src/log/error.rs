@@ -56,3 +56,10 @@ pub enum LogError {
     #[error("{0} was written by a newer version")]
     NewerVersion(String),
 }
+
+impl LogError {
+    /// A failed call of the disk, with what was being done.
+    pub(super) fn io(context: impl Into<String>, error: &std::io::Error) -> Self {
+        Self::Io { context: context.into(), kind: error.kind() }
+    }
+}

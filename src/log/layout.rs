@@ -1,10 +1,11 @@
-//! Names of folders and files, and the frame that every file of Sluice's own kind carries.
+//! Names of folders and files, and the contents of the small ones.
 //!
 //! **Invariant**: a folder's name comes from a topic's id and a partition's number only, so no topic name can lead out
-//! of the data folder. A framed file is taken whole or not at all. Pure; called by everything in `log` that names a
+//! of the data folder. Pure; called by everything in `log` that names a
 //! file.
 
 use super::LogError;
+use super::frame::{frame, unframe};
 use crate::types::{Offset, PartitionId, TopicId, TopicName, TopicPartition};
 use std::path::{Path, PathBuf};
 
@@ -85,42 +86,6 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Puts magic, version, length and CRC-32C around a file's content.
-pub(super) fn frame(magic: [u8; 4], version: u16, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(payload.len() + 14);
-    bytes.extend_from_slice(&magic);
-    bytes.extend_from_slice(&version.to_be_bytes());
-    bytes.extend_from_slice(&(payload.len() as u32).to_be_bytes());
-    bytes.extend_from_slice(payload);
-    let crc = crc32c::crc32c(&bytes);
-    bytes.extend_from_slice(&crc.to_be_bytes());
-    bytes
-}
-
-/// Takes the frame off again.
-///
-/// # Errors
-/// [`LogError::NewerVersion`], or [`LogError::Corrupt`] naming `what`.
-pub(super) fn unframe<'a>(what: &str, magic: [u8; 4], version: u16, bytes: &'a [u8]) -> Result<&'a [u8], LogError> {
-    let corrupt = |why: &str| LogError::Corrupt(format!("{what}: {why}"));
-    let (body, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| corrupt("too short"))?;
-    let (head, rest) = body.split_first_chunk::<6>().ok_or_else(|| corrupt("too short"))?;
-    if head[..4] != magic {
-        return Err(corrupt("its magic number is another one"));
-    }
-    if crc32c::crc32c(body) != u32::from_be_bytes(*crc) {
-        return Err(corrupt("its CRC does not match"));
-    }
-    if u16::from_be_bytes([head[4], head[5]]) > version {
-        return Err(LogError::NewerVersion(what.to_owned()));
-    }
-    let (length, payload) = rest.split_first_chunk::<4>().ok_or_else(|| corrupt("too short"))?;
-    if payload.len() != u32::from_be_bytes(*length) as usize {
-        return Err(corrupt("its length does not fit"));
-    }
-    Ok(payload)
-}
-
 const META_MAGIC: [u8; 4] = *b"SLPM";
 const META_VERSION: u16 = 1;
 
@@ -180,10 +145,7 @@ mod tests {
         }
         let path = file_path(Path::new("/d"), Offset::new(42), FileKind::TimeIndex);
         assert_eq!(path, Path::new("/d/00000000000000000042.timeindex"));
-        assert_eq!(
-            parse_file_name("00000000000000000042.timeindex"),
-            Some((Offset::new(42), FileKind::TimeIndex))
-        );
+        assert_eq!(parse_file_name("00000000000000000042.timeindex"), Some((Offset::new(42), FileKind::TimeIndex)));
         for bad in ["42.log", "00000000000000000042.log.swap", "-0000000000000000042.log", "99999999999999999999.log"] {
             assert_eq!(parse_file_name(bad), None, "{bad}");
         }

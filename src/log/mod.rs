@@ -7,16 +7,33 @@
 //! Called by `replication` (appends, reads), `metadata` (folders) and `cli::doctor` (offline). A [`PartitionLog`] may
 //! be used from any thread; its appends are written by one thread of the I/O pool at a time.
 
+mod batch_walk;
 pub mod cleaner;
 mod config;
+mod control;
+mod core;
 mod error;
 mod frame;
 pub mod idempotency;
+mod layout;
 pub mod leader_epoch_cache;
 mod log_manager;
+mod open_files;
 mod partition_log;
 pub mod producer_state;
+mod reader;
+mod recovery;
+mod recovery_point;
 pub mod retention;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
+mod segment;
+mod snapshot;
+mod sparse_index;
+mod tail_ring;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 pub use config::{LogConfig, LogSettings, WatermarkSource};
 pub use error::LogError;

@@ -1,8 +1,12 @@
 //! One partition's log: the append buffer, the segments behind it, and what readers may see.
 
-use super::{LogConfig, LogError};
+use super::core::LogCore;
+use super::{LogConfig, LogError, WatermarkSource};
 use crate::codec::RecordBatch;
-use crate::types::{LeaderEpoch, LogEndOffset, Offset, PartitionProgress, Record, TopicPartition};
+use crate::sys::{Lane, run_blocking};
+use crate::types::{
+    HighWatermark, LeaderEpoch, LogEndOffset, Offset, PartitionProgress, Record, TopicName, TopicPartition,
+};
 use futures_util::future::BoxFuture;
 use std::{any::Any, sync::Arc};
 use tokio::sync::watch;
@@ -56,73 +60,139 @@ pub struct AppendOutcome {
     pub append_time_ms: i64,
 }
 
-/// One partition's log.
-pub struct PartitionLog {}
+/// One partition's log. Cheap to call from any thread; what may wait for the disk is async.
+pub struct PartitionLog {
+    core: Arc<LogCore>,
+}
 
 impl PartitionLog {
-    /// Which partition it is.
-    pub fn id(&self) -> TopicPartition {
-        todo!()
+    pub(super) fn new(core: Arc<LogCore>) -> Arc<Self> {
+        Arc::new(Self { core })
     }
+
+    pub(super) fn core(&self) -> &Arc<LogCore> {
+        &self.core
+    }
+
+    /// Which partition it is.
+    #[must_use]
+    pub fn id(&self) -> TopicPartition {
+        self.core.id
+    }
+
+    /// The name of its topic, as its folder says.
+    #[must_use]
+    pub fn topic_name(&self) -> &TopicName {
+        &self.core.name
+    }
+
     /// Puts records into the append buffer, in the order of the calls; never blocks. Everything is checked before
     /// anything is put there.
     ///
     /// # Errors
     /// At once (the outer result) what can be known at once: too large, overloaded, offline, Idempotency-Key in
     /// conflict or flight. Later, through the future, what the disk says.
-    pub fn append(&self, _request: AppendRecords) -> Result<Append, LogError> {
-        todo!()
+    pub fn append(&self, request: AppendRecords) -> Result<Append, LogError> {
+        self.core.append(request)
     }
+
     /// What is known of an Idempotency-Key (by its hash): one entry for each record stored or in flight under it.
-    pub fn idempotency(&self, _key: &[u8; 16]) -> Vec<IdempotencyEntry> {
-        todo!()
+    #[must_use]
+    pub fn idempotency(&self, key: &[u8; 16]) -> Vec<IdempotencyEntry> {
+        self.core.idempotency(key)
     }
+
     /// Whole batches from the one that holds `from` (or, where compaction left a hole, the next one) up to `end`, at
     /// least one, about `max_bytes`. `from == end` is empty. From the tail ring, the page cache, or a pool thread.
     ///
     /// # Errors
     /// [`LogError::OffsetOutOfRange`], or what the disk says.
-    pub async fn read(&self, _from: Offset, _end: Offset, _max_bytes: usize) -> Result<Vec<RecordBatch>, LogError> {
-        todo!()
+    pub async fn read(&self, from: Offset, end: Offset, max_bytes: usize) -> Result<Vec<RecordBatch>, LogError> {
+        self.core.read(from, end, max_bytes).await
     }
+
     /// The progress that readers see; changes after each commit. Dropped when the log is deleted.
+    #[must_use]
     pub fn watch(&self) -> watch::Receiver<PartitionProgress> {
-        todo!()
+        self.core.watch()
     }
+
     /// The same, now.
+    #[must_use]
     pub fn progress(&self) -> PartitionProgress {
-        todo!()
+        self.core.progress()
     }
+
     /// The next offset on this replica.
+    #[must_use]
     pub fn log_end(&self) -> LogEndOffset {
-        todo!()
+        self.core.log_end().into()
     }
+
+    /// All below it is on the disk, whatever happens to the power.
+    #[must_use]
+    pub fn durable_end(&self) -> Offset {
+        self.core.durable_end()
+    }
+
     /// Bytes of the segments.
+    #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        todo!()
+        self.core.segments.load().iter().map(|segment| segment.size()).sum()
     }
+
     /// Why it is offline, if it is.
+    #[must_use]
     pub fn offline_reason(&self) -> Option<String> {
-        todo!()
+        self.core.offline_reason()
     }
-    /// The first offset whose timestamp is at least this; `None` if there is none.
-    pub async fn offset_for_timestamp(&self, _timestamp_ms: i64) -> Result<Option<Offset>, LogError> {
-        todo!()
+
+    /// The first offset whose timestamp is at least this, below the high watermark; `None` if there is none.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub async fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<Offset>, LogError> {
+        let core = Arc::clone(&self.core);
+        let find = move || core.offset_for_timestamp(timestamp_ms);
+        run_blocking(&*self.core.context.sys.io, Lane::Read, find).await
     }
-    /// The largest known epoch at or below the one given, and the offset after its last record (KIP-101).
-    pub fn epoch_end(&self, _epoch: LeaderEpoch) -> (LeaderEpoch, Offset) {
-        todo!()
+
+    /// The largest known epoch at or below the one given, and the offset after its last record (KIP-101). For an epoch
+    /// before all that are known: that epoch, and where the known ones begin.
+    #[must_use]
+    pub fn epoch_end(&self, epoch: LeaderEpoch) -> (LeaderEpoch, Offset) {
+        self.core.epoch_end(epoch)
     }
+
     /// Appends from now on carry this epoch, which is durable in the epoch cache before this returns.
-    pub async fn become_leader(&self, _epoch: LeaderEpoch) -> Result<(), LogError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The log is offline or closed, a newer epoch is known, or what the disk says.
+    pub async fn become_leader(&self, epoch: LeaderEpoch) -> Result<(), LogError> {
+        self.core.control(move |core, writer| core.lead(writer, epoch)).await?
     }
+
     /// Moves the log start up (never past the high watermark; never down). Durable when it returns.
-    pub async fn truncate_prefix(&self, _before: Offset) -> Result<Offset, LogError> {
-        todo!()
+    ///
+    /// # Errors
+    /// The log is offline or closed, or what the disk says.
+    pub async fn truncate_prefix(&self, before: Offset) -> Result<Offset, LogError> {
+        self.core.control(move |core, _| core.raise_log_start(before)).await?
     }
+
     /// Takes a changed configuration.
-    pub fn configure(&self, _config: LogConfig) {
-        todo!()
+    pub fn configure(&self, config: LogConfig) {
+        self.core.configure(config);
+    }
+
+    /// Says who moves the high watermark. A log begins with [`WatermarkSource::Local`].
+    pub fn set_watermark_source(&self, source: WatermarkSource) {
+        self.core.set_watermark_source(source);
+    }
+
+    /// Moves the high watermark up, where replication does that: never down, never past the log end. Appends below it
+    /// are acknowledged.
+    pub fn advance_high_watermark(&self, watermark: HighWatermark) {
+        self.core.advance_high_watermark(watermark.offset());
     }
 }

@@ -77,6 +77,13 @@ impl LogSegment {
         ))
     }
 
+    /// Stands for the segments of a log that could not be opened: there is no file behind it.
+    pub(super) fn absent(folder: &Path) -> Self {
+        let slot = |kind| FileSlot::new(file_path(folder, Offset::ZERO, kind));
+        let (index, times) = (slot(FileKind::Index), slot(FileKind::TimeIndex));
+        Self::with(Offset::ZERO, slot(FileKind::Log), SparseIndex::empty(index), SparseIndex::empty(times), 0)
+    }
+
     /// Opens a segment; the second value is false if an index is missing or has an impossible length, and so is empty.
     pub(super) fn open(files: &OpenFiles, folder: &Path, base: Offset) -> io::Result<(Self, bool)> {
         let log = FileSlot::new(file_path(folder, base, FileKind::Log));
@@ -163,10 +170,13 @@ impl LogSegment {
         Ok(())
     }
 
-    /// Empties the indexes from this position on; the caller goes over the batches from there again. Gives the
-    /// greatest position that is still in the index.
-    pub(super) fn truncate_indexes(&self, files: &OpenFiles, position: u64) -> io::Result<u64> {
-        self.offsets.truncate(files, |entry| u64::from(entry.position) < position)?;
+    /// Takes out of the indexes the batches that end beyond `end` or past the file; the caller goes over those again.
+    /// Gives the position of the last batch that is still in the index.
+    pub(super) fn truncate_indexes(&self, files: &OpenFiles, end: Offset) -> io::Result<u64> {
+        let size = self.size();
+        self.offsets.truncate(files, |entry| {
+            self.base.plus(i64::from(entry.relative)) < end && u64::from(entry.position) < size
+        })?;
         let last = self.offsets.last();
         // The time index is written together with the other one, so its entries reach no further than that one's.
         let end = last.map_or(-1, |last| last.key());
@@ -176,6 +186,11 @@ impl LogSegment {
         self.max_timestamp_relative.store(time.map_or(0, |t| u64::from(t.relative)), Ordering::Release);
         self.unindexed.store(0, Ordering::Relaxed);
         Ok(last.map_or(0, |last| u64::from(last.position)))
+    }
+
+    /// Forgets its descriptors.
+    pub(super) fn close(&self, files: &OpenFiles) {
+        [&self.log, self.offsets.slot(), self.times.slot()].into_iter().for_each(|slot| files.close(slot));
     }
 
     /// Removes its files; readers that have them open go on.

@@ -131,7 +131,8 @@ impl TailRing {
         {
             let mut batches = self.batches.lock();
             for batch in new {
-                let follows = batches.back().is_none_or(|last| last.header().next_offset() == batch.header().base_offset);
+                let follows =
+                    batches.back().is_none_or(|last| last.header().next_offset() == batch.header().base_offset);
                 if !follows {
                     batches.clear();
                 }

@@ -1,0 +1,442 @@
+//! What the parts of one log share: the append buffer in front, the segments behind, and what readers may see.
+//!
+//! **Invariant**: all that changes the log's files goes through its [`Job`], one step at a time: appends, and
+//! [`LogCore::control`] for everything else. So no two changes ever meet, and no lock is held across I/O that an
+//! append or a read could wait for. The locks, outermost first: `writer`, `front`, `progress`.
+//!
+//! Called by `partition_log` (its public face), `writer`, `reader`, `recovery` and `log_manager`.
+
+use super::idempotency::{
+    IDEMPOTENCY_HEADER, IDEMPOTENCY_HEADER_BYTES, IdempotencyRefusal, IdempotencyTable, RecordMark,
+};
+use super::leader_epoch_cache::LeaderEpochCache;
+use super::open_files::OpenFiles;
+use super::recovery_point::RecoveryPoints;
+use super::segment::LogSegment;
+use super::tail_ring::{TailBudget, TailRing};
+use super::writer::Writer;
+use super::{
+    Append, AppendOutcome, AppendRecords, IdempotencyEntry, LogConfig, LogError, LogSettings, WatermarkSource,
+};
+use crate::codec::{BatchBuilder, HEADER_BYTES};
+use crate::sys::{Lane, Sys};
+use crate::telemetry::metrics;
+use crate::types::{
+    FlushPolicy, HighWatermark, LeaderEpoch, Offset, PartitionProgress, TopicConfig, TopicName, TopicPartition,
+};
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock};
+use std::{
+    any::Any,
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+use tokio::sync::{oneshot, watch};
+
+/// What an Idempotency-Key adds to a record: its header with two lengths.
+const MARK_BYTES: usize = IDEMPOTENCY_HEADER.len() + IDEMPOTENCY_HEADER_BYTES + 4;
+
+/// What all logs of a data folder share.
+pub(super) struct LogContext {
+    pub(super) sys: Sys,
+    pub(super) settings: LogSettings,
+    pub(super) files: OpenFiles,
+    pub(super) tail: Arc<TailBudget>,
+    pub(super) points: RecoveryPoints,
+}
+
+/// Records that wait to be written.
+pub(super) struct StagedAppend {
+    pub(super) request: AppendRecords,
+    pub(super) bytes: usize,
+    pub(super) reply: oneshot::Sender<Result<AppendOutcome, LogError>>,
+}
+
+/// Changes a log between two groups.
+pub(super) type Control = Box<dyn FnOnce(&LogCore, &mut Writer) + Send>;
+
+/// The append buffer, and what is decided under its lock.
+pub(super) struct Front {
+    pub(super) staged: VecDeque<StagedAppend>,
+    pub(super) staged_bytes: usize,
+    /// Before the next group.
+    pub(super) controls: VecDeque<Control>,
+    /// When nothing is staged any more.
+    pub(super) finals: VecDeque<Control>,
+    /// The job stands in the pool's line, or runs.
+    pub(super) enqueued: bool,
+    /// Takes no more appends.
+    pub(super) closed: bool,
+    pub(super) idempotency: IdempotencyTable,
+}
+
+/// An append that is in the log and waits for the high watermark.
+pub(super) struct AwaitingAppend {
+    pub(super) end: Offset,
+    pub(super) outcome: AppendOutcome,
+    pub(super) reply: oneshot::Sender<Result<AppendOutcome, LogError>>,
+    pub(super) hold: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// Where a sequential reader goes on, so that it needs no index.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PositionHint {
+    pub(super) file: u64,
+    pub(super) offset: Offset,
+    pub(super) position: u64,
+}
+
+/// One log.
+pub(super) struct LogCore {
+    pub(super) id: TopicPartition,
+    pub(super) name: TopicName,
+    pub(super) folder: PathBuf,
+    pub(super) context: Arc<LogContext>,
+    pub(super) config: ArcSwap<TopicConfig>,
+    pub(super) front: Mutex<Front>,
+    pub(super) writer: Mutex<Writer>,
+    pub(super) segments: ArcSwap<Vec<Arc<LogSegment>>>,
+    pub(super) tail: Arc<TailRing>,
+    pub(super) hints: Mutex<VecDeque<PositionHint>>,
+    pub(super) epochs: RwLock<LeaderEpochCache>,
+    progress: RwLock<Option<watch::Sender<PartitionProgress>>>,
+    log_end: AtomicI64,
+    durable_end: AtomicI64,
+    source: RwLock<WatermarkSource>,
+    awaiting: Mutex<VecDeque<AwaitingAppend>>,
+    offline: RwLock<Option<String>>,
+}
+
+/// What a log starts with.
+pub(super) struct Opened {
+    pub(super) id: TopicPartition,
+    pub(super) name: TopicName,
+    pub(super) folder: PathBuf,
+    pub(super) config: LogConfig,
+    pub(super) segments: Vec<Arc<LogSegment>>,
+    pub(super) log_start: Offset,
+    pub(super) log_end: Offset,
+    pub(super) epochs: LeaderEpochCache,
+    pub(super) idempotency: IdempotencyTable,
+    pub(super) writer: Writer,
+    pub(super) offline: Option<String>,
+}
+
+impl LogCore {
+    pub(super) fn new(context: Arc<LogContext>, opened: Opened) -> Arc<Self> {
+        let online = opened.offline.is_none();
+        let progress = PartitionProgress {
+            log_start: opened.log_start.into(),
+            high_watermark: opened.log_end.into(),
+            leader_epoch: opened.epochs.latest().map_or(LeaderEpoch::ZERO, |(epoch, _)| epoch),
+            online,
+        };
+        metrics().partitions.inc();
+        metrics().segments.inc_by(opened.segments.len() as i64);
+        metrics().log_bytes.inc_by(opened.segments.iter().map(|s| s.size() as i64).sum());
+        if !online {
+            metrics().partitions_offline.inc();
+        }
+        Arc::new(Self {
+            id: opened.id,
+            name: opened.name,
+            folder: opened.folder,
+            tail: TailRing::new(Arc::clone(&context.tail)),
+            context,
+            config: ArcSwap::from_pointee(opened.config.topic),
+            front: Mutex::new(Front {
+                staged: VecDeque::new(),
+                staged_bytes: 0,
+                controls: VecDeque::new(),
+                finals: VecDeque::new(),
+                enqueued: false,
+                closed: false,
+                idempotency: opened.idempotency,
+            }),
+            writer: Mutex::new(opened.writer),
+            segments: ArcSwap::from_pointee(opened.segments),
+            hints: Mutex::default(),
+            epochs: RwLock::new(opened.epochs),
+            progress: RwLock::new(Some(watch::Sender::new(progress))),
+            log_end: AtomicI64::new(opened.log_end.get()),
+            durable_end: AtomicI64::new(opened.log_end.get()),
+            source: RwLock::default(),
+            awaiting: Mutex::default(),
+            offline: RwLock::new(opened.offline),
+        })
+    }
+
+    // ---- appends ------------------------------------------------------------------------------------------------
+
+    /// See [`super::PartitionLog::append`].
+    pub(super) fn append(self: &Arc<Self>, mut request: AppendRecords) -> Result<Append, LogError> {
+        self.check_online()?;
+        let bytes = self.check_size(&request)?;
+        if let Some(mark) = &request.idempotency {
+            for (record, (index, request)) in request.records.iter_mut().zip(&mark.records) {
+                record.headers.push(RecordMark { key: mark.key, request: *request, index: *index }.to_header());
+            }
+        }
+        let (reply, outcome) = oneshot::channel();
+        let enqueue = {
+            let mut front = self.front.lock();
+            if front.closed {
+                return Err(LogError::Closed);
+            }
+            self.check_online()?; // again, under the lock that a failure takes to answer what is staged
+            if request.records.is_empty() {
+                let base_offset = self.log_end();
+                let append_time_ms = self.context.sys.clock.now_ms();
+                return Ok(Box::pin(async move { Ok(AppendOutcome { base_offset, append_time_ms }) }));
+            }
+            if front.staged_bytes + bytes > self.context.settings.staged_bytes_per_partition && front.staged_bytes > 0 {
+                return Err(LogError::Overloaded);
+            }
+            if let Some(mark) = &request.idempotency {
+                front.idempotency.begin(mark, self.context.sys.clock.now_ms()).map_err(|refusal| match refusal {
+                    IdempotencyRefusal::Conflict => LogError::IdempotencyConflict,
+                    // What was stored since the caller looked it up is found when it looks again.
+                    IdempotencyRefusal::InFlight | IdempotencyRefusal::Stored => LogError::IdempotencyInFlight,
+                })?;
+            }
+            front.staged_bytes += bytes;
+            front.staged.push_back(StagedAppend { request, bytes, reply });
+            !std::mem::replace(&mut front.enqueued, true)
+        };
+        if enqueue {
+            self.context.sys.io.submit(Lane::Append, Arc::clone(self) as _);
+        }
+        Ok(Box::pin(async move { outcome.await.unwrap_or(Err(LogError::Closed)) }))
+    }
+
+    /// The bytes that the records take at most.
+    fn check_size(&self, request: &AppendRecords) -> Result<usize, LogError> {
+        let limit = self.config.load().max_message_bytes as usize;
+        let mut total = 0;
+        let header = if request.idempotency.is_some() { MARK_BYTES } else { 0 };
+        for record in &request.records {
+            let bytes = BatchBuilder::record_bytes(record) + header;
+            if HEADER_BYTES + bytes > limit {
+                return Err(LogError::TooLarge { bytes: HEADER_BYTES + bytes, limit });
+            }
+            total += bytes;
+        }
+        Ok(total)
+    }
+
+    /// See [`super::PartitionLog::idempotency`].
+    pub(super) fn idempotency(&self, key: &[u8; 16]) -> Vec<IdempotencyEntry> {
+        self.front.lock().idempotency.lookup(key)
+    }
+
+    /// Answers an append that is not in the log, and lets its Idempotency-Key go.
+    pub(super) fn fail_append(&self, append: StagedAppend, error: &LogError) {
+        if let Some(mark) = &append.request.idempotency {
+            self.front.lock().idempotency.abort(mark);
+        }
+        let _ = append.reply.send(Err(error.clone())); // the one who asked may have gone
+    }
+
+    /// Runs a change between two groups, and waits for its result.
+    pub(super) async fn control<T: Send + 'static>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&Self, &mut Writer) -> T + Send + 'static,
+    ) -> Result<T, LogError> {
+        self.enqueue_control(false, change)?.await.map_err(|_| LogError::Closed)
+    }
+
+    /// The same; with `last` it comes after all that is staged, and from now on no append is taken.
+    pub(super) fn enqueue_control<T: Send + 'static>(
+        self: &Arc<Self>,
+        last: bool,
+        change: impl FnOnce(&Self, &mut Writer) -> T + Send + 'static,
+    ) -> Result<oneshot::Receiver<T>, LogError> {
+        let (reply, result) = oneshot::channel();
+        let control: Control = Box::new(move |core, writer| {
+            let _ = reply.send(change(core, writer)); // the one who asked may have gone
+        });
+        let enqueue = {
+            let mut front = self.front.lock();
+            if front.closed {
+                return Err(LogError::Closed);
+            }
+            if last {
+                front.closed = true;
+                front.finals.push_back(control);
+            } else {
+                front.controls.push_back(control);
+            }
+            !std::mem::replace(&mut front.enqueued, true)
+        };
+        if enqueue {
+            self.context.sys.io.submit(Lane::Append, Arc::clone(self) as _);
+        }
+        Ok(result)
+    }
+
+    /// See [`super::PartitionLog::configure`].
+    pub(super) fn configure(self: &Arc<Self>, config: LogConfig) {
+        let flush = config.topic.flush;
+        self.config.store(Arc::new(config.topic));
+        // What the recovery point says of the tail changes before the first append does: see `set_flush`.
+        let _ = self.enqueue_control(false, move |core, writer| core.set_flush(writer, flush));
+    }
+
+    pub(super) fn flush_policy(&self) -> FlushPolicy {
+        self.config.load().flush
+    }
+
+    // ---- progress -----------------------------------------------------------------------------------------------
+
+    pub(super) fn log_end(&self) -> Offset {
+        Offset::new(self.log_end.load(Ordering::Acquire))
+    }
+
+    pub(super) fn durable_end(&self) -> Offset {
+        Offset::new(self.durable_end.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_durable_end(&self, end: Offset) {
+        self.durable_end.store(end.get(), Ordering::Release);
+    }
+
+    pub(super) fn set_log_end(&self, end: Offset) {
+        self.log_end.store(end.get(), Ordering::Release);
+    }
+
+    /// See [`super::PartitionLog::progress`].
+    pub(super) fn progress(&self) -> PartitionProgress {
+        self.progress.read().as_ref().map(|sender| *sender.borrow()).unwrap_or_default()
+    }
+
+    /// See [`super::PartitionLog::watch`].
+    pub(super) fn watch(&self) -> watch::Receiver<PartitionProgress> {
+        match &*self.progress.read() {
+            Some(sender) => sender.subscribe(),
+            None => watch::Sender::new(PartitionProgress::default()).subscribe(),
+        }
+    }
+
+    /// Changes what readers see, and wakes them if it did change.
+    pub(super) fn update_progress(&self, change: impl FnOnce(&mut PartitionProgress)) {
+        if let Some(sender) = &*self.progress.read() {
+            sender.send_if_modified(|progress| {
+                let before = *progress;
+                change(progress);
+                *progress != before
+            });
+        }
+    }
+
+    /// Tells everybody who watches that the log is gone.
+    pub(super) fn drop_watch(&self) {
+        *self.progress.write() = None;
+    }
+
+    pub(super) fn watermark_source(&self) -> WatermarkSource {
+        *self.source.read()
+    }
+
+    /// See [`super::PartitionLog::set_watermark_source`].
+    pub(super) fn set_watermark_source(&self, source: WatermarkSource) {
+        *self.source.write() = source;
+        if source == WatermarkSource::Local {
+            let end = if self.flush_policy() == FlushPolicy::Commit { self.durable_end() } else { self.log_end() };
+            self.advance_high_watermark(end);
+        }
+    }
+
+    /// Moves the high watermark up and answers the appends below it.
+    pub(super) fn advance_high_watermark(&self, watermark: Offset) {
+        let watermark = HighWatermark::from(watermark.min(self.log_end()));
+        self.update_progress(|progress| progress.high_watermark = progress.high_watermark.max(watermark));
+        self.answer_awaiting();
+    }
+
+    /// Keeps an append until the high watermark passed it.
+    pub(super) fn await_watermark(&self, appends: impl Iterator<Item = AwaitingAppend>) {
+        self.awaiting.lock().extend(appends);
+    }
+
+    fn answer_awaiting(&self) {
+        let watermark = self.progress().high_watermark.offset();
+        let done: Vec<AwaitingAppend> = {
+            let mut awaiting = self.awaiting.lock();
+            let done = awaiting.partition_point(|append| append.end <= watermark);
+            awaiting.drain(..done).collect()
+        };
+        for append in done {
+            drop(append.hold);
+            let _ = append.reply.send(Ok(append.outcome)); // the one who asked may have gone
+        }
+    }
+
+    // ---- failure ------------------------------------------------------------------------------------------------
+
+    /// See [`super::PartitionLog::offline_reason`].
+    pub(super) fn offline_reason(&self) -> Option<String> {
+        self.offline.read().clone()
+    }
+
+    pub(super) fn check_online(&self) -> Result<(), LogError> {
+        match &*self.offline.read() {
+            None => Ok(()),
+            Some(reason) => Err(LogError::Offline(reason.clone())),
+        }
+    }
+
+    /// Takes the log offline for good (until it is recovered), and answers everything that waits.
+    pub(super) fn go_offline(&self, reason: String) -> LogError {
+        let error = LogError::Offline(reason.clone());
+        let first = {
+            let mut offline = self.offline.write();
+            let first = offline.is_none();
+            offline.get_or_insert(reason);
+            first
+        };
+        if first {
+            tracing::error!(topic = %self.name, partition = %self.id.partition, %error, "partition goes offline");
+            metrics().partitions_offline.inc();
+        }
+        self.fail_all(&error);
+        self.update_progress(|progress| progress.online = false);
+        error
+    }
+
+    /// Answers every append that waits, in the buffer or for the watermark.
+    pub(super) fn fail_all(&self, error: &LogError) {
+        let staged: Vec<StagedAppend> = {
+            let mut front = self.front.lock();
+            front.staged_bytes = 0;
+            front.staged.drain(..).collect()
+        };
+        for append in staged {
+            self.fail_append(append, error);
+        }
+        for append in std::mem::take(&mut *self.awaiting.lock()) {
+            let _ = append.reply.send(Err(error.clone())); // the one who asked may have gone
+        }
+    }
+
+    /// See [`super::PartitionLog::epoch_end`].
+    pub(super) fn epoch_end(&self, epoch: LeaderEpoch) -> (LeaderEpoch, Offset) {
+        let end = self.epochs.read().end_offset_for(epoch, self.log_end());
+        end.unwrap_or_else(|| (epoch, self.progress().log_start.offset()))
+    }
+}
+
+impl Drop for LogCore {
+    fn drop(&mut self) {
+        let segments = self.segments.load();
+        metrics().partitions.dec();
+        metrics().segments.dec_by(segments.len() as i64);
+        metrics().log_bytes.dec_by(segments.iter().map(|s| s.size() as i64).sum());
+        if self.offline.get_mut().is_some() {
+            metrics().partitions_offline.dec();
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Reads of one log: the tail ring, then what is in the page cache, then a thread that may wait for the disk.
+//!
+//! **Invariant**: nothing at or above the end asked for is given, nothing that does not check, and no lock is held
+//! across I/O. An index only says where to begin looking: what it points at must be a batch, at or below the offset
+//! wanted, else the segment is walked from its start.
+//!
+//! Called by `partition_log`, from any thread.
+
+use super::LogError;
+use super::core::{LogCore, PositionHint};
+use super::open_files::{Access, read_up_to};
+use super::segment::LogSegment;
+use crate::codec::{BatchError, DecompressLimit, HEADER_BYTES, RecordBatch};
+use crate::sys::{Lane, run_blocking};
+use crate::types::Offset;
+use bytes::Bytes;
+use std::{io, sync::Arc};
+
+/// The least that one call reads: small reads cost as much.
+const MIN_READ_BYTES: usize = 16 << 10;
+/// The most that one call reads, unless a single batch is larger.
+const MAX_READ_BYTES: usize = 4 << 20;
+/// How many sequential readers' places a log remembers.
+const HINTS: usize = 16;
+/// Batches of our own are bounded by `max.message.bytes` before compression; a follower's or a producer's may expand.
+const DECOMPRESS_BYTES: usize = 256 << 20;
+
+/// Why a read failed.
+enum ReadError {
+    Io(io::Error),
+    Corrupt(String),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl ReadError {
+    fn into_log(self) -> LogError {
+        match self {
+            Self::Io(error) => LogError::io("reading a segment", &error),
+            Self::Corrupt(text) => LogError::Corrupt(text),
+        }
+    }
+}
+
+impl LogCore {
+    /// See [`super::PartitionLog::read`].
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        from: Offset,
+        end: Offset,
+        max_bytes: usize,
+    ) -> Result<Vec<RecordBatch>, LogError> {
+        self.check_online()?;
+        let (log_start, log_end) = (self.progress().log_start, self.log_end());
+        if from < log_start.offset() || from > log_end {
+            return Err(LogError::OffsetOutOfRange { requested: from, log_start, log_end: log_end.into() });
+        }
+        let end = end.min(log_end);
+        if from >= end {
+            return Ok(Vec::new());
+        }
+        if let Some(batches) = self.tail.read(from, end, max_bytes).filter(|batches| !batches.is_empty()) {
+            return Ok(batches);
+        }
+        match self.read_segments(Access::Resident, from, end, max_bytes) {
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // A segment that compaction or retention has just removed: look again, where it may be opened.
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return result.map_err(ReadError::into_log),
+        }
+        let core = Arc::clone(self);
+        let read = move || core.read_segments(Access::Blocking, from, end, max_bytes);
+        run_blocking(&*self.context.sys.io, Lane::Read, read).await.map_err(ReadError::into_log)
+    }
+
+    /// See [`super::PartitionLog::offset_for_timestamp`]. Blocks.
+    pub(super) fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<Offset>, LogError> {
+        self.check_online()?;
+        let progress = self.progress();
+        let end = progress.high_watermark.offset();
+        let segments = self.segments.load_full();
+        for segment in segments.iter().filter(|s| s.max_timestamp_ms().is_some_and(|max| max >= timestamp_ms)) {
+            let start = segment.offset_before(&self.context.files, Access::Blocking, timestamp_ms);
+            let start = start.map_err(|error| LogError::io("reading a time index", &error))?;
+            let mut from = start.max(progress.log_start.offset());
+            while from < end {
+                let read = self.read_segment(Access::Blocking, segment, from, end, MAX_READ_BYTES);
+                let batches = read.map_err(ReadError::into_log)?;
+                let Some(last) = batches.last() else { break };
+                let next = last.header().next_offset();
+                for batch in
+                    batches.iter().filter(|b| !b.header().control && b.header().max_timestamp_ms >= timestamp_ms)
+                {
+                    let corrupt = |error: BatchError| LogError::Corrupt(error.to_string());
+                    for record in batch.records(DecompressLimit { max_bytes: DECOMPRESS_BYTES }).map_err(corrupt)? {
+                        let record = record.map_err(corrupt)?;
+                        if record.timestamp_ms >= timestamp_ms && record.offset >= from {
+                            return Ok(Some(record.offset));
+                        }
+                    }
+                }
+                from = next;
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_segments(
+        &self,
+        access: Access,
+        from: Offset,
+        end: Offset,
+        max_bytes: usize,
+    ) -> Result<Vec<RecordBatch>, ReadError> {
+        let segments = self.segments.load_full();
+        let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
+        for segment in segments[first..].iter().take_while(|segment| segment.base < end) {
+            let batches = self.read_segment(access, segment, from, end, max_bytes)?;
+            if !batches.is_empty() {
+                return Ok(batches);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn read_segment(
+        &self,
+        access: Access,
+        segment: &LogSegment,
+        from: Offset,
+        end: Offset,
+        max_bytes: usize,
+    ) -> Result<Vec<RecordBatch>, ReadError> {
+        let file = segment.log.id();
+        let hint = self.hints.lock().iter().find(|hint| hint.file == file && hint.offset == from).copied();
+        let position = match hint {
+            Some(hint) => hint.position,
+            None => segment.position_before(&self.context.files, access, from)?,
+        };
+        let mut walk = SegmentRead { core: self, access, segment, from, end, max_bytes };
+        match walk.run(position) {
+            Err(ReadError::Corrupt(why)) if position > 0 && hint.is_none() => {
+                // Either the batch or the index is damaged: a walk from the start tells.
+                tracing::warn!(path = %segment.log.path().display(), position, why, "an index entry leads nowhere");
+                walk.run(0)
+            }
+            result => result,
+        }
+    }
+
+    fn remember(&self, hint: PositionHint) {
+        let mut hints = self.hints.lock();
+        if hints.len() >= HINTS {
+            hints.pop_front();
+        }
+        hints.push_back(hint);
+    }
+}
+
+struct SegmentRead<'a> {
+    core: &'a LogCore,
+    access: Access,
+    segment: &'a LogSegment,
+    from: Offset,
+    end: Offset,
+    max_bytes: usize,
+}
+
+impl SegmentRead<'_> {
+    fn corrupt(&self, position: u64, why: impl std::fmt::Display) -> ReadError {
+        ReadError::Corrupt(format!("{} at position {position}: {why}", self.segment.log.path().display()))
+    }
+
+    /// Whole batches from `from` on, beginning the search at `position`.
+    fn run(&mut self, mut position: u64) -> Result<Vec<RecordBatch>, ReadError> {
+        let size = self.segment.size();
+        if position >= size {
+            return Ok(Vec::new());
+        }
+        let file = self.core.context.files.get(&self.segment.log, self.access)?;
+        let mut want = self.max_bytes.clamp(MIN_READ_BYTES, MAX_READ_BYTES);
+        let mut found: Vec<RecordBatch> = Vec::new();
+        let mut found_bytes = 0;
+        let mut first = position > 0;
+        while position < size {
+            let mut buffer = vec![0; want.min((size - position) as usize)];
+            if read_up_to(&*file, self.access, &mut buffer, position)? < buffer.len() {
+                return Err(self.corrupt(position, "the file ends within what was stored"));
+            }
+            let mut bytes = Bytes::from(buffer);
+            let before = position;
+            while !bytes.is_empty() {
+                let batch = match RecordBatch::split_from(&mut bytes) {
+                    Ok(batch) => batch,
+                    Err(BatchError::Truncated) => break,
+                    Err(error) => return Err(self.corrupt(position, error)),
+                };
+                let header = batch.header();
+                if std::mem::take(&mut first) && header.base_offset > self.from {
+                    return Err(self.corrupt(position, "the index points past the offset"));
+                }
+                let (size, next) = (header.size, header.next_offset());
+                if next <= self.from {
+                    position += size as u64;
+                    continue;
+                }
+                if next > self.end || (!found.is_empty() && found_bytes + size > self.max_bytes) {
+                    return Ok(self.finish(found, position));
+                }
+                batch.verify_crc().map_err(|error| self.corrupt(position, error))?;
+                position += size as u64;
+                found_bytes += size;
+                found.push(batch);
+            }
+            if !found.is_empty() {
+                return Ok(self.finish(found, position));
+            }
+            if position == before {
+                // Not one whole batch: read as much as this one says it has.
+                let need = if bytes.len() < HEADER_BYTES {
+                    HEADER_BYTES
+                } else {
+                    RecordBatch::parse_header(&bytes).map_err(|error| self.corrupt(position, error))?.size
+                };
+                if need as u64 > size - position || need <= want {
+                    return Err(self.corrupt(position, "a batch reaches past the end of what was stored"));
+                }
+                want = need;
+            }
+        }
+        Ok(found)
+    }
+
+    fn finish(&self, found: Vec<RecordBatch>, position: u64) -> Vec<RecordBatch> {
+        if let Some(last) = found.last() {
+            let offset = last.header().next_offset();
+            self.core.remember(PositionHint { file: self.segment.log.id(), offset, position });
+        }
+        found
+    }
+}

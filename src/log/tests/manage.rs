@@ -1,0 +1,130 @@
+//! Folders: creation, deletion, quarantine, log starts, indexes and the small files.
+
+use super::*;
+use crate::sys::OpenMode;
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_partition_is_gone_and_its_watchers_know() {
+    let machine = Machine::new(20, config());
+    let (manager, log) = machine.start().await;
+    append(&log, &["a"]).await.unwrap();
+    let held = log.read(Offset::ZERO, Offset::new(1), 1).await.unwrap();
+    let mut watch = log.watch();
+    manager.delete(ID).await.unwrap();
+    assert!(manager.get(ID).is_none());
+    watch.borrow_and_update();
+    assert!(watch.changed().await.is_err());
+    assert!(matches!(append(&log, &["b"]).await, Err(LogError::Closed)));
+    assert_eq!(held.len(), 1);
+    assert!(machine.disk.files().iter().all(|(path, _)| !path.starts_with(machine.folder())));
+    manager.delete(ID).await.unwrap();
+    machine.disk.power_cut();
+    let (_manager, log) = machine.start().await;
+    assert_eq!((log.log_end().get(), log.offline_reason()), (0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn folders_that_nobody_knows_are_set_aside() {
+    let machine = Machine::new(21, config());
+    let (manager, log) = machine.start().await;
+    append(&log, &["a"]).await.unwrap();
+    manager.close().await;
+    let sys = sim::machine(&machine.disk, 1, START_MS);
+    sys.disk.create_dir_all(&machine.dir().join("stranger")).unwrap();
+    let disk = Arc::clone(&sys.disk);
+    let none = LogManager::open(sys, machine.dir(), settings(), Arc::new(|_| None), Arc::new(|_| {})).await.unwrap();
+    assert!(none.get(ID).is_none());
+    let aside = machine.dir().join("quarantine");
+    assert!(disk.exists(&aside.join("stranger")));
+    assert!(disk.exists(&aside.join(layout::folder_name(ID)).join("00000000000000000000.log")));
+    assert!(!disk.exists(&machine.folder()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_start_moves_up_and_stays() {
+    let machine = Machine::new(22, small_segments());
+    let (_manager, log) = machine.start().await;
+    for i in 0..400 {
+        append(&log, &[&value(i)]).await.unwrap();
+    }
+    let before = log.core().segments.load().len();
+    assert_eq!(log.truncate_prefix(Offset::new(250)).await.unwrap().get(), 250);
+    assert_eq!(log.truncate_prefix(Offset::new(10)).await.unwrap().get(), 250, "never down");
+    assert!(log.core().segments.load().len() < before);
+    assert!(matches!(log.read(Offset::new(249), Offset::new(400), 1).await, Err(LogError::OffsetOutOfRange { .. })));
+    assert_eq!(read_all(&log).await, numbered(400)[250..]);
+    machine.disk.power_cut();
+    let (_manager, log) = machine.start().await;
+    assert_eq!(log.progress().log_start.get(), 250);
+    assert_eq!(read_all(&log).await, numbered(400)[250..]);
+    assert_eq!(log.truncate_prefix(Offset::new(1000)).await.unwrap().get(), 400, "never past the high watermark");
+    append(&log, &[&value(400)]).await.unwrap();
+    assert_eq!(read_all(&log).await, numbered(401)[400..]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn epochs_are_durable_and_bounded_by_the_log() {
+    let machine = Machine::new(23, config());
+    let (_manager, log) = machine.start().await;
+    for epoch in 1..4 {
+        log.become_leader(LeaderEpoch::new(epoch)).await.unwrap();
+        append(&log, &["a", "b"]).await.unwrap();
+    }
+    let ends = |log: &PartitionLog| [1, 2, 3].map(|epoch| log.epoch_end(LeaderEpoch::new(epoch)).1.get());
+    assert_eq!(ends(&log), [2, 4, 6]);
+    machine.disk.power_cut();
+    let (_manager, log) = machine.start().await;
+    assert_eq!(ends(&log), [2, 4, 6]);
+    assert_eq!(log.progress().leader_epoch, LeaderEpoch::new(3));
+    assert!(log.become_leader(LeaderEpoch::new(2)).await.is_err(), "a newer epoch is known");
+    machine.disk.process_crash();
+    // Damaged, it is built anew from the batches.
+    machine.disk.flip_bit(&machine.folder().join(layout::EPOCH_FILE), 12, 1);
+    let (_manager, log) = machine.start().await;
+    assert_eq!(ends(&log), [2, 4, 6]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_or_missing_indexes_cost_time_and_nothing_else() {
+    let mut machine = Machine::new(24, small_segments());
+    machine.settings.tail_ring_bytes = 0;
+    let (manager, log) = machine.start().await;
+    for i in 0..600 {
+        append(&log, &[&value(i)]).await.unwrap();
+    }
+    manager.close().await;
+    let indexes: Vec<_> = machine
+        .disk
+        .files()
+        .into_iter()
+        .filter(|(path, len)| path.to_string_lossy().ends_with("index") && *len > 0)
+        .collect();
+    assert!(indexes.len() > 4);
+    for (i, (path, len)) in indexes.iter().enumerate() {
+        match i % 3 {
+            0 => machine.disk.flip_bit(path, len / 2, 2),
+            1 => machine.disk.mount().remove_file(path).unwrap(),
+            _ => machine.disk.mount().open(path, OpenMode::ReadWrite).unwrap().set_len(len - 1).unwrap(),
+        }
+    }
+    let (_manager, log) = machine.start().await;
+    assert_eq!(log.offline_reason(), None);
+    assert_eq!(read_from(&log, Offset::ZERO, 300).await.unwrap(), numbered(600));
+    for from in (0..600).step_by(23) {
+        assert_eq!(read_from(&log, Offset::new(from), 300).await.unwrap()[0], numbered(600)[from as usize], "{from}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flipped_bit_in_a_closed_segment_is_found_by_its_reader() {
+    let mut machine = Machine::new(25, small_segments());
+    machine.settings.tail_ring_bytes = 0;
+    let (_manager, log) = machine.start().await;
+    for i in 0..300 {
+        append(&log, &[&value(i)]).await.unwrap();
+    }
+    machine.disk.flip_bit(&machine.log_file(0), 5000, 1);
+    let error = read_from(&log, Offset::ZERO, 1000).await.unwrap_err();
+    assert!(matches!(&error, LogError::Corrupt(text) if text.contains("00000000000000000000.log")), "{error}");
+    assert!(read_from(&log, Offset::new(250), 1000).await.is_ok());
+}

@@ -1,0 +1,442 @@
+//! The job that writes one log: groups of appends, and the changes between them.
+//!
+//! **Invariant**: an append is answered with success only after its bytes are where `flush` says; a group that failed
+//! leaves nothing behind it on the disk, or the log is offline. A sync that failed is never tried again.
+//!
+//! A group goes through the phases write, sync, publish, each a [`Step`] of its own, so that a power cut in the
+//! simulation can fall between any two. Runs on the pool's append threads, one step of one log at a time.
+
+use super::core::{AwaitingAppend, LogCore, StagedAppend};
+use super::layout::{self, FileKind, file_path};
+use super::open_files::Access;
+use super::producer_state::ProducerStateTable;
+use super::recovery_point::RecoveryPoint;
+use super::segment::{LogSegment, NO_TIMESTAMP};
+use super::tail_ring::TailBudget;
+use super::{AppendOutcome, LogError, WatermarkSource};
+use crate::codec::{BatchBuilder, BatchError, Compression, HEADER_BYTES, RecordBatch};
+use crate::sys::{File, Job, Step};
+use crate::telemetry::metrics;
+use crate::types::{CompressionType, FlushPolicy, LeaderEpoch, Offset, TimestampType, TopicConfig};
+use bytes::BytesMut;
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+};
+
+/// What only the job touches.
+pub(super) struct Writer {
+    pub(super) segment: Arc<LogSegment>,
+    /// Where the next batch goes: the end of what was written.
+    pub(super) position: u64,
+    pub(super) next_offset: Offset,
+    pub(super) epoch: LeaderEpoch,
+    pub(super) producers: ProducerStateTable,
+    /// The policy that the recovery point knows of.
+    pub(super) flush: FlushPolicy,
+    /// Bytes since the last snapshot of producers and Idempotency-Keys.
+    pub(super) unsnapshotted: u64,
+    pub(super) phase: Phase,
+}
+
+/// How far the group in hand is.
+#[derive(Default)]
+pub(super) enum Phase {
+    #[default]
+    Idle,
+    Write(Group),
+    Sync(Group),
+    Publish(Group),
+}
+
+/// Appends that are written together.
+pub(super) struct Group {
+    appends: Vec<StagedAppend>,
+    batches: Vec<RecordBatch>,
+    file: Arc<dyn File>,
+    /// Batches that were written.
+    written: usize,
+    /// Where it began.
+    start_position: u64,
+    start_offset: Offset,
+    now_ms: i64,
+    published: bool,
+}
+
+impl Job for LogCore {
+    fn step(&self) -> Step {
+        let mut writer = self.writer.lock();
+        let writer = &mut *writer;
+        match std::mem::take(&mut writer.phase) {
+            Phase::Idle => self.begin(writer),
+            Phase::Write(group) => self.write_group(writer, group),
+            Phase::Sync(group) => self.sync_group(writer, group),
+            Phase::Publish(group) => self.publish_group(writer, group),
+        }
+    }
+}
+
+impl LogCore {
+    /// Takes the next thing to do: a change, a group, or nothing.
+    fn begin(&self, writer: &mut Writer) -> Step {
+        let appends = {
+            let mut front = self.front.lock();
+            if let Some(control) = front.controls.pop_front() {
+                drop(front);
+                control(self, writer);
+                return Step::Again;
+            }
+            let limit = self.group_limit();
+            let mut bytes = 0;
+            let mut fits = |append: &StagedAppend| {
+                let first = bytes == 0;
+                bytes += append.bytes;
+                first || bytes <= limit
+            };
+            let count = front.staged.iter().take_while(|append| fits(append)).count();
+            let appends: Vec<StagedAppend> = front.staged.drain(..count).collect();
+            front.staged_bytes -= appends.iter().map(|append| append.bytes).sum::<usize>();
+            if appends.is_empty() {
+                let Some(last) = front.finals.pop_front() else {
+                    front.enqueued = false;
+                    return Step::Done;
+                };
+                drop(front);
+                last(self, writer);
+                return Step::Again;
+            }
+            appends
+        };
+        if let Err(error) = self.check_online() {
+            appends.into_iter().for_each(|append| self.fail_append(append, &error));
+            return Step::Again;
+        }
+        self.begin_group(writer, appends)
+    }
+
+    /// A group fits one segment, unless a single append does not.
+    fn group_limit(&self) -> usize {
+        self.context.settings.group_bytes.min(self.config.load().segment_bytes as usize)
+    }
+
+    fn begin_group(&self, writer: &mut Writer, appends: Vec<StagedAppend>) -> Step {
+        let now_ms = self.context.sys.clock.now_ms();
+        let config = self.config.load_full();
+        let batches = match build_batches(&config, writer, &appends, now_ms, self.tail.budget()) {
+            Ok(batches) => batches,
+            Err(error) => {
+                // Our own bytes: this is never the producer's fault, and never seen unless there is a bug.
+                self.fail_appends(appends, &LogError::Corrupt(error.to_string()));
+                return Step::Again;
+            }
+        };
+        let bytes: usize = batches.iter().map(|batch| batch.header().size).sum();
+        let last = batches[batches.len() - 1].header().last_offset();
+        let rolled =
+            if self.wants_roll(writer, &config, bytes as u64, last, now_ms) { self.roll(writer) } else { Ok(()) };
+        if let Err(error) = rolled {
+            self.fail_appends(appends, &error);
+            return Step::Again;
+        }
+        let file = match self.log_file(writer) {
+            Ok(file) => file,
+            Err(error) => {
+                self.fail_appends(appends, &error);
+                return Step::Again;
+            }
+        };
+        if writer.segment.first_append_ms.load(Ordering::Relaxed) == NO_TIMESTAMP {
+            writer.segment.first_append_ms.store(now_ms, Ordering::Relaxed);
+        }
+        let (start_position, start_offset) = (writer.position, writer.next_offset);
+        let group =
+            Group { appends, batches, file, written: 0, start_position, start_offset, now_ms, published: false };
+        self.write_group(writer, group)
+    }
+
+    /// The active segment's file. A sync that failed when it was closed once takes the log offline here.
+    pub(super) fn log_file(&self, writer: &Writer) -> Result<Arc<dyn File>, LogError> {
+        let slot = &writer.segment.log;
+        if slot.sync_failed() {
+            return Err(self.go_offline(format!("syncing {} failed", slot.path().display())));
+        }
+        let file = self.context.files.get(slot, Access::Blocking);
+        file.map_err(|error| LogError::io(format!("opening {}", slot.path().display()), &error))
+    }
+
+    fn fail_appends(&self, appends: Vec<StagedAppend>, error: &LogError) {
+        appends.into_iter().for_each(|append| self.fail_append(append, error));
+    }
+
+    /// Writes the group's batches, or the next of them where it is larger than a sync should cover.
+    fn write_group(&self, writer: &mut Writer, mut group: Group) -> Step {
+        let mut bytes = 0;
+        while let Some(batch) = group.batches.get(group.written) {
+            let size = batch.header().size as u64;
+            if bytes > 0 && bytes + size > self.context.settings.group_bytes as u64 {
+                break; // what recovery may find torn is one group
+            }
+            if let Err(error) = group.file.write_all_at(batch.bytes(), writer.position) {
+                return self.abandon_group(writer, group, &error);
+            }
+            writer.position += size;
+            writer.next_offset = batch.header().next_offset();
+            bytes += size;
+            group.written += 1;
+        }
+        if acknowledges_early() && group.written == group.batches.len() {
+            writer.phase = Phase::Publish(group);
+        } else if writer.flush == FlushPolicy::Commit {
+            writer.phase = Phase::Sync(group);
+        } else {
+            writer.segment.log.mark_dirty();
+            writer.phase =
+                if group.written < group.batches.len() { Phase::Write(group) } else { Phase::Publish(group) };
+        }
+        Step::Again
+    }
+
+    /// The disk did not take the group. Without room, the file is cut back to where it was, and the log goes on.
+    fn abandon_group(&self, writer: &mut Writer, group: Group, error: &io::Error) -> Step {
+        let path = writer.segment.log.path().display().to_string();
+        let cut = |file: &dyn File| file.set_len(group.start_position).and_then(|()| file.sync_data());
+        let error = if error.kind() != io::ErrorKind::StorageFull {
+            self.go_offline(format!("writing {path}: {error}"))
+        } else if let Err(error) = cut(&*group.file) {
+            self.go_offline(format!("cutting {path} back after the disk was full: {error}"))
+        } else {
+            writer.position = group.start_position;
+            writer.next_offset = group.start_offset;
+            LogError::DiskFull
+        };
+        self.fail_appends(group.appends, &error);
+        Step::Again
+    }
+
+    fn sync_group(&self, writer: &mut Writer, group: Group) -> Step {
+        if let Err(error) = self.sync_file(&*group.file) {
+            let path = writer.segment.log.path().display();
+            let error = self.go_offline(format!("syncing {path}: {error}"));
+            self.fail_appends(group.appends, &error);
+            return Step::Again;
+        }
+        writer.segment.log.mark_clean();
+        writer.phase = if group.written < group.batches.len() {
+            Phase::Write(group)
+        } else if group.published {
+            return self.end_turn();
+        } else {
+            Phase::Publish(group)
+        };
+        Step::Again
+    }
+
+    pub(super) fn sync_file(&self, file: &dyn File) -> io::Result<()> {
+        let before = self.context.sys.clock.monotonic();
+        file.sync_data()?;
+        metrics().fsyncs.inc();
+        metrics().fsync_seconds.observe((self.context.sys.clock.monotonic() - before).as_secs_f64());
+        Ok(())
+    }
+
+    /// Lets readers and producers see the group.
+    fn publish_group(&self, writer: &mut Writer, mut group: Group) -> Step {
+        let segment = &writer.segment;
+        let mut position = group.start_position;
+        for batch in &group.batches {
+            segment.index_batch(batch.header(), position);
+            position += batch.header().size as u64;
+        }
+        segment.publish(position);
+        let end = group.batches.last().map_or(group.start_offset, |batch| batch.header().next_offset());
+        let bytes = position - group.start_position;
+        metrics().log_bytes.inc_by(bytes as i64);
+        metrics().group_commit_records.observe((end.get() - group.start_offset.get()) as f64);
+        writer.unsnapshotted += bytes;
+        self.tail.extend(std::mem::take(&mut group.batches));
+        self.set_log_end(end);
+        let durable = writer.flush == FlushPolicy::Commit;
+        if durable {
+            self.set_durable_end(end);
+        }
+        self.answer_group(&mut group, end);
+        // After the answers: nothing of this is needed for what they say to be true.
+        if durable {
+            self.note_recovery_point(writer, end);
+        }
+        if let Err(error) = segment.flush_indexes(&self.context.files, false) {
+            // It can be rebuilt, and stays in memory until then.
+            tracing::warn!(path = %segment.log.path().display(), %error, "writing an index failed");
+        }
+        if acknowledges_early() && durable {
+            group.published = true;
+            writer.phase = Phase::Sync(group);
+            return Step::Again;
+        }
+        self.end_turn()
+    }
+
+    /// Answers the appends of a published group that ends at `end`, or lets them wait for the high watermark.
+    fn answer_group(&self, group: &mut Group, end: Offset) {
+        let log_append_time = self.config.load().timestamp_type == TimestampType::LogAppendTime;
+        let mut next = group.start_offset;
+        let appends = std::mem::take(&mut group.appends);
+        let mut awaiting = Vec::with_capacity(appends.len());
+        for StagedAppend { request, reply, .. } in appends {
+            let base_offset = next;
+            next = next.plus(request.records.len() as i64);
+            if let Some(mark) = &request.idempotency {
+                let now_ms = group.now_ms;
+                let stamp = |given: Option<i64>| given.filter(|_| !log_append_time).unwrap_or(now_ms);
+                let timestamps = request.records.iter().map(|record| stamp(record.timestamp_ms));
+                self.front.lock().idempotency.complete(mark, base_offset, timestamps, now_ms);
+            }
+            let outcome = AppendOutcome { base_offset, append_time_ms: group.now_ms };
+            awaiting.push(AwaitingAppend { end: next, outcome, reply, hold: request.hold });
+        }
+        self.await_watermark(awaiting.into_iter());
+        if self.watermark_source() == WatermarkSource::Local {
+            self.advance_high_watermark(end);
+        }
+    }
+
+    /// To the back of the pool's line if more waits.
+    fn end_turn(&self) -> Step {
+        let mut front = self.front.lock();
+        if front.staged.is_empty() && front.controls.is_empty() && front.finals.is_empty() {
+            front.enqueued = false;
+            return Step::Done;
+        }
+        Step::Requeue
+    }
+
+    /// Writes down that all below `end` is durable. Not synced: a stale value costs a longer recovery.
+    pub(super) fn note_recovery_point(&self, writer: &Writer, end: Offset) {
+        let point = RecoveryPoint { durable_end: end, strict: writer.flush == FlushPolicy::Commit };
+        if let Err(error) = self.context.points.set(self.id, point) {
+            tracing::warn!(%error, "writing the recovery point failed");
+        }
+    }
+
+    // ---- segments -----------------------------------------------------------------------------------------------
+
+    fn wants_roll(&self, writer: &Writer, config: &TopicConfig, bytes: u64, last: Offset, now_ms: i64) -> bool {
+        let first = writer.segment.first_append_ms.load(Ordering::Relaxed);
+        let age = i64::try_from(config.segment_age.as_millis()).unwrap_or(i64::MAX);
+        let old = first != NO_TIMESTAMP && now_ms.saturating_sub(first) >= age;
+        writer.position > 0
+            && (writer.position + bytes > u64::from(config.segment_bytes) || old || writer.segment.is_full_for(last))
+    }
+
+    /// Closes the active segment and begins the next. When it fails for want of room, the old one stays active.
+    pub(super) fn roll(&self, writer: &mut Writer) -> Result<(), LogError> {
+        let files = &self.context.files;
+        self.sync_active(writer)?;
+        let full = |what: &str, error: io::Error| match error.kind() {
+            io::ErrorKind::StorageFull => LogError::DiskFull,
+            _ => self.go_offline(format!("{what}: {error}")),
+        };
+        let base = writer.next_offset;
+        writer.segment.flush_indexes(files, true).map_err(|error| full("writing an index", error))?;
+        self.write_snapshot(writer).map_err(|error| full("writing a snapshot", error))?;
+        let made = LogSegment::create(files, &self.folder, base)
+            .and_then(|segment| files.disk().sync_dir(&self.folder).map(|()| segment));
+        let segment = match made {
+            Ok(segment) => Arc::new(segment),
+            Err(error) => {
+                // A segment after this one says that this one is complete: it must not stay.
+                let path = file_path(&self.folder, base, FileKind::Log);
+                if files.disk().exists(&path)
+                    && let Err(error) = files.disk().remove_file(&path)
+                {
+                    return Err(self.go_offline(format!("removing {}: {error}", path.display())));
+                }
+                return Err(full("making a segment", error));
+            }
+        };
+        let mut segments = self.segments.load().to_vec();
+        segments.push(Arc::clone(&segment));
+        self.segments.store(Arc::new(segments));
+        metrics().segments.inc();
+        writer.segment = segment;
+        writer.position = 0;
+        Ok(())
+    }
+
+    /// Makes the active segment durable; what lies past its end is cut off first.
+    pub(super) fn sync_active(&self, writer: &mut Writer) -> Result<(), LogError> {
+        let file = self.log_file(writer)?;
+        let trimmed =
+            file.len().and_then(|len| if len > writer.position { file.set_len(writer.position) } else { Ok(()) });
+        if let Err(error) = trimmed.and_then(|()| self.sync_file(&*file)) {
+            return Err(self.go_offline(format!("syncing {}: {error}", writer.segment.log.path().display())));
+        }
+        writer.segment.log.mark_clean();
+        self.set_durable_end(writer.next_offset);
+        self.note_recovery_point(writer, writer.next_offset);
+        Ok(())
+    }
+
+    /// Writes producers and Idempotency-Keys as of the next offset, and removes the snapshot before the last.
+    pub(super) fn write_snapshot(&self, writer: &mut Writer) -> io::Result<()> {
+        let disk = self.context.files.disk();
+        let bytes = {
+            let front = self.front.lock();
+            super::snapshot::encode(&writer.producers, &front.idempotency)
+        };
+        disk.write_atomic(&file_path(&self.folder, writer.next_offset, FileKind::Snapshot), &bytes)?;
+        writer.unsnapshotted = 0;
+        let mut old: Vec<_> = disk.read_dir(&self.folder)?;
+        old.retain(|entry| matches!(layout::parse_file_name(&entry.name), Some((_, FileKind::Snapshot))));
+        let keep = 2; // the last one, and one more in case it is damaged
+        for entry in &old[..old.len().saturating_sub(keep)] {
+            disk.remove_file(&self.folder.join(&entry.name))?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts the records of a group into as few batches as `max.message.bytes` allows.
+fn build_batches(
+    config: &TopicConfig,
+    writer: &Writer,
+    appends: &[StagedAppend],
+    now_ms: i64,
+    budget: &TailBudget,
+) -> Result<Vec<RecordBatch>, BatchError> {
+    let limit = config.max_message_bytes.min(config.segment_bytes) as usize;
+    let bytes: usize = appends.iter().map(|append| append.bytes).sum();
+    let compression = match config.compression {
+        CompressionType::Producer | CompressionType::Uncompressed => Compression::None,
+        CompressionType::Gzip => Compression::Gzip,
+        CompressionType::Snappy => Compression::Snappy,
+        CompressionType::Lz4 => Compression::Lz4,
+        CompressionType::Zstd => Compression::Zstd,
+    };
+    let append_time = (config.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
+    let buffer = BytesMut::with_capacity(bytes + HEADER_BYTES * (2 + bytes / limit.max(1)));
+    let mut builder = BatchBuilder::with_buffer(buffer, writer.next_offset, writer.epoch);
+    let mut batches = Vec::with_capacity(1);
+    for record in appends.iter().flat_map(|append| &append.request.records) {
+        if builder.count() > 0 && builder.size() + BatchBuilder::record_bytes(record) > limit {
+            let next = builder.next_offset();
+            batches.push(builder.finish_and_restart(compression, next, writer.epoch));
+        }
+        if let (0, Some(time)) = (builder.count(), append_time) {
+            builder.set_log_append_time(time);
+        }
+        builder.push(append_time.or(record.timestamp_ms).unwrap_or(now_ms), record);
+    }
+    batches.push(builder.finish(compression));
+    batches.into_iter().map(|bytes| RecordBatch::split_from(&mut budget.count(bytes))).collect()
+}
+
+#[cfg(feature = "sabotage")]
+fn acknowledges_early() -> bool {
+    super::sabotage::ACK_BEFORE_FSYNC.load(Ordering::Relaxed)
+}
+
+#[cfg(not(feature = "sabotage"))]
+const fn acknowledges_early() -> bool {
+    false
+}

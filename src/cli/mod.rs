@@ -6,7 +6,9 @@
 //!
 //! Called by `main`. Client commands run on one thread, `serve` and `bench` on all.
 
+mod bench;
 mod consume;
+mod demo;
 mod error;
 mod http_client;
 mod logging;
@@ -46,6 +48,10 @@ enum Command {
     Topic(topic::TopicArgs),
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
+    Demo(demo::DemoArgs),
+    Bench(bench::BenchArgs),
+    #[command(hide = true)]
+    BenchBare(bench::bare::BareArgs),
     Completions(CompletionsArgs),
 }
 
@@ -99,6 +105,9 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Topic(args) => runtime(false)?.block_on(topic::run(args)),
         Command::Produce(args) => runtime(false)?.block_on(produce::run(args)),
         Command::Consume(args) => runtime(false)?.block_on(consume::run(args)),
+        Command::Demo(args) => runtime(false)?.block_on(demo::run(args)),
+        Command::Bench(args) => runtime(true)?.block_on(bench::run(args)),
+        Command::BenchBare(args) => runtime(true)?.block_on(bench::bare::run(args)),
         Command::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
             Ok(())

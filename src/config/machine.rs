@@ -19,14 +19,14 @@ pub fn default_memory(disk: &dyn Disk) -> u64 {
 
 /// `MemTotal:       24676288 kB`, where a kB is 1024 bytes.
 fn machine_memory(disk: &dyn Disk) -> Option<u64> {
-    let text = read_text(disk, "/proc/meminfo")?;
+    let text = kernel_text(disk, "/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn group_limits(disk: &dyn Disk) -> Vec<u64> {
     let mut limits = Vec::new();
-    let groups = read_text(disk, "/proc/self/cgroup").unwrap_or_default();
+    let groups = kernel_text(disk, "/proc/self/cgroup").unwrap_or_default();
     // Version 2 has the one line `0::/path`; version 1 names its controllers.
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':');
@@ -39,14 +39,15 @@ fn group_limits(disk: &dyn Disk) -> Vec<u64> {
         for group in Path::new(group.trim_start_matches('/')).ancestors().take(MAX_DEPTH) {
             let path = Path::new(root).join(group).join(file);
             // `max`, for no limit, is no number.
-            limits.extend(read_text(disk, &path.to_string_lossy()).and_then(|text| text.trim().parse::<u64>().ok()));
+            limits.extend(kernel_text(disk, &path.to_string_lossy()).and_then(|text| text.trim().parse::<u64>().ok()));
         }
     }
     limits
 }
 
-/// The first bytes of a file of the kernel's, which says that its length is 0.
-fn read_text(disk: &dyn Disk, path: &str) -> Option<String> {
+/// The first 4 KiB of a file of the kernel's (`/proc`, `/sys`), which says that its length is 0.
+#[must_use]
+pub fn kernel_text(disk: &dyn Disk, path: &str) -> Option<String> {
     let file = disk.open(Path::new(path), OpenMode::Read).ok()?;
     let mut bytes = vec![0; MAX_BYTES];
     let n = file.read_at(&mut bytes, 0).ok()?;

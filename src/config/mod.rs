@@ -17,7 +17,7 @@ mod value;
 
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{EffectiveConfig, Origin, Sources, load};
-pub use machine::default_memory;
+pub use machine::{default_memory, kernel_text};
 pub use settings::{Kind, SETTINGS, Setting};
 
 use crate::types::{BrokerId, FlushPolicy, TopicDefaults};

@@ -121,7 +121,7 @@ impl Server {
         let metadata = open_metadata(&config, &sys, &folder, advertised.clone()).await?;
         let defaults = config.topic_defaults(BROKERS);
         let logs = open_logs(&config, &sys, &folder, &metadata, defaults).await?;
-        let view = open_views(&config, &sys, &folder, backend).await?;
+        let view = open_views(&config, &sys, &folder, &metadata, backend).await?;
         let settings = EngineSettings {
             broker: config.node_id,
             cluster: folder.identity().cluster_id,
@@ -241,6 +241,7 @@ async fn open_views(
     config: &ServerConfig,
     sys: &Sys,
     folder: &DataFolder,
+    metadata: &Metadata,
     backend: ViewBackend,
 ) -> Result<Arc<LatestView>, StartError> {
     let settings = ViewSettings { backend, cache_bytes: share(config.memory, 8) as u64, ..ViewSettings::default() };
@@ -248,7 +249,10 @@ async fn open_views(
         folder: folder.view().display().to_string(),
         reason: e.to_string(),
     };
-    LatestView::open(sys.clone(), folder.view(), settings).await.map_err(failed)
+    let view = LatestView::open(sys.clone(), folder.view(), settings).await.map_err(failed)?;
+    let image = metadata.image();
+    view.retain(|id| image.partition(id).is_some()).await.map_err(failed)?;
+    Ok(view)
 }
 
 /// A part of the memory budget.

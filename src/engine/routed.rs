@@ -115,9 +115,22 @@ impl RoutedEngine {
         let next = self.catalog.load().next(&image, &self.settings.defaults);
         let complete = self.replicas.apply(next.assignments()).await;
         // After the replicas: a topic that a door can see can be written.
-        self.catalog.store(Arc::new(next));
+        let before = self.catalog.swap(Arc::new(next));
+        if before.topics().any(|entry| image.topic(entry.info.id).is_none()) {
+            self.forget_views();
+        }
         self.applied.send_replace(image.version);
         complete
+    }
+
+    /// Removes the views of deleted topics, without holding up what follows: it may be many rows.
+    fn forget_views(&self) {
+        let (view, metadata) = (self.view.clone(), self.metadata.clone());
+        tokio::spawn(async move {
+            if let Err(error) = view.retain(|id| metadata.image().topic(id.topic).is_some()).await {
+                tracing::warn!(%error, "rows of deleted topics are left in the view until the next start");
+            }
+        });
     }
 
     /// Waits until this broker has acted on all that the metadata says now.

@@ -153,12 +153,16 @@ impl LatestView {
         }))
     }
 
-    /// Removes the rows of partitions that do not exist any more: a topic may have been deleted while the broker, or
-    /// its view, was not there to see it. To be called once after opening, before [`Self::ensure`].
+    /// Stops following what does not exist any more, and removes its rows: to be called after opening (a topic may have
+    /// been deleted while nobody followed it), and when topics were deleted.
     ///
     /// # Errors
     /// What the store says.
     pub async fn retain(&self, known: impl Fn(TopicPartition) -> bool + Send) -> Result<(), ViewError> {
+        let viewed: Vec<_> = self.viewed.lock().keys().copied().filter(|id| !known(*id)).collect();
+        for partition in viewed {
+            self.remove(partition).await;
+        }
         let list = |store: &dyn ViewStore| {
             let mut partitions = Vec::new();
             store.scan(&[row::APPLIED_TAG], &[], &mut |key, _| {

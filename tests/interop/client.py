@@ -22,12 +22,12 @@ def call(operation, **arguments):
 
 client = Client(base_url=sys.argv[1])
 topic = "from-python"
-status, made = call("create_topic", body=models.CreateTopicRequest.from_dict({"name": topic, "partitions": 1}))
+status, made = call("create_topic", body=models.NewTopic.from_dict({"name": topic, "partitions": 1}))
 assert status == 201, made
-batch = models.ProduceRecordsRequest.from_dict({"records": [{"key": "a", "value": {"n": 1}}, {"key": "b", "text": "two"}]})
+batch = models.RecordBatch.from_dict({"records": [{"key": "a", "value": {"n": 1}}, {"key": "b", "text": "two"}]})
 status, stored = call("produce_records", topic=topic, body=batch)
 assert status == 200 and len(stored.results) == 2, stored
 status, page = call("read_records", topic=topic, from_="earliest")
 assert status == 200 and [record.key for record in page.records] == ["a", "b"] and page.caught_up, page
-status, problem = call("describe_topic", topic="none")
+status, problem = call("get_topic", topic="none")
 assert status == 404 and problem.status == 404, problem

@@ -13,7 +13,15 @@ const FLASH_MS = 4_000;
 
 /** A game, as the World Cup events and `sluice demo` write it. */
 const isGame = (value) =>
-  typeof value?.team1 === "string" && typeof value.team2 === "string" && Array.isArray(value.score) && value.score.length === 2;
+  typeof value?.team1 === "string" &&
+  typeof value.team2 === "string" &&
+  Array.isArray(value.score) &&
+  value.score.length === 2 &&
+  value.score.every(Number.isFinite);
+
+/** Anything from a value as text; what a producer wrote is never to break the page. */
+const shown = (part) => (typeof part === "object" ? JSON.stringify(part) : String(part));
+const given = (part) => part !== undefined && part !== null;
 
 /** Whether `a` takes the place of `b`, by the rule of the view: within a partition the offset, else the timestamp. */
 const replaces = (a, b) =>
@@ -65,7 +73,7 @@ class Board {
 export function BoardView({ topic }) {
   const [state, setState] = useState("connecting");
   const [problem, setProblem] = useState();
-  const [shown, setShown] = useState(SHOWN_AT_FIRST);
+  const [most, setMost] = useState(SHOWN_AT_FIRST);
   const [wanted, setWanted] = useState("");
   const [drawn, setDrawn] = useState(0);
   const board = useRef();
@@ -115,7 +123,7 @@ export function BoardView({ topic }) {
     const all = [...board.current.rows.values()].reverse();
     return text ? all.filter(({ record }) => `${keyText(record)} ${valueText(record)[1]}`.toLowerCase().includes(text)) : all;
   }, [drawn, wanted]);
-  const page = rows.slice(0, shown);
+  const page = rows.slice(0, most);
   const games = page.filter(({ record }) => isGame(record.value));
   const others = page.filter(({ record }) => !isGame(record.value));
 
@@ -134,7 +142,7 @@ export function BoardView({ topic }) {
     ${games.length > 0 && html`<ul class="games">${games.map((row) => html`<${Game} key=${row.id} row=${row} />`)}</ul>`}
     ${others.length > 0 && html`<${Values} rows=${others} />`}
     ${rows.length === 0 && state === "live" && html`<p class="muted">${wanted ? "Nothing matches." : "No keys here yet. Publish an event with a key, or run sluice demo."}</p>`}
-    ${rows.length > shown && html`<button type="button" onClick=${() => setShown(shown * 2)}>Show more (${count(rows.length - shown)} left)</button>`}
+    ${rows.length > most && html`<button type="button" onClick=${() => setMost(most * 2)}>Show more (${count(rows.length - most)} left)</button>`}
   `;
 }
 
@@ -154,15 +162,15 @@ const monogram = (name) =>
     .slice(0, 3)
     .toUpperCase();
 
-const minuteOf = (value) => `${value.minute}${value.stoppage ? `+${value.stoppage}` : ""}′`;
+const minuteOf = (value) => `${shown(value.minute)}${given(value.stoppage) ? `+${shown(value.stoppage)}` : ""}′`;
 
 /** What a game is doing: a label, and whether it is still played. */
 function statusOf(value) {
-  if (value.type === "full_time") return value.penalties ? [`FT, ${value.penalties.join("–")} pens`, false] : ["Full time", false];
+  if (value.type === "full_time") return Array.isArray(value.penalties) ? [`FT, ${value.penalties.map(shown).join("–")} pens`, false] : ["Full time", false];
   if (value.type === "half_time") return ["Half time", true];
-  if (value.minute !== undefined) return [minuteOf(value), true];
+  if (given(value.minute)) return [minuteOf(value), true];
   if (value.type === "kickoff") return ["Kick-off", true];
-  return [String(value.type ?? ""), true];
+  return [given(value.type) ? shown(value.type) : "", true];
 }
 
 function Team({ name, score, leads }) {
@@ -179,14 +187,14 @@ function Game({ row }) {
   const [status, playing] = statusOf(value);
   const [one, two] = value.score;
   const flash = scored !== undefined && performance.now() - scored < FLASH_MS;
-  const where = [value.year, value.round, value.ground].filter((x) => x !== undefined && x !== null).join(" · ");
+  const where = [value.year, value.round, value.ground].filter(given).map(shown).join(" · ");
   return html`<li class=${`game${playing ? " playing" : ""}`} data-key=${keyText(record)}>
     <div class="top"><span class="where" title=${where}>${where || keyText(record)}</span><span class="status">${status}</span></div>
     <${Team} name=${value.team1} score=${one} leads=${one > two} />
     <${Team} name=${value.team2} score=${two} leads=${two > one} />
     ${flash && html`<div class="flash" key=${record.offset} aria-hidden="true">Goal!</div>`}
-    <div class="last">${value.type === "goal" && value.player
-      ? html`${value.player} ${value.minute !== undefined && minuteOf(value)}${value.penalty ? " (pen.)" : ""}${value.owngoal ? " (o.g.)" : ""}`
+    <div class="last">${value.type === "goal" && given(value.player)
+      ? html`${shown(value.player)} ${given(value.minute) && minuteOf(value)}${value.penalty ? " (pen.)" : ""}${value.owngoal ? " (o.g.)" : ""}`
       : html`<time datetime=${timestamp(record.timestamp_ms)}>${timeOfDay(record.timestamp_ms)}</time>`}</div>
   </li>`;
 }

@@ -33,7 +33,7 @@ EXPOSE 8080
 
 # The binary asks its own server, so the image needs no other program.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
-    CMD ["/usr/local/bin/sluice", "cluster", "status", "--url", "http://127.0.0.1:8080"]
+    CMD ["/usr/local/bin/sluice", "topic", "list", "--url", "http://127.0.0.1:8080"]
 
 # SIGTERM drains; give it longer than the drain takes: docker stop --time 35.
 STOPSIGNAL SIGTERM

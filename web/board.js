@@ -187,7 +187,7 @@ function Game({ row }) {
   const [status, playing] = statusOf(value);
   const [one, two] = value.score;
   const flash = scored !== undefined && performance.now() - scored < FLASH_MS;
-  const where = [value.year, value.round, value.ground].filter(given).map(shown).join(" · ");
+  const where = [value.year, value.league, value.round, value.ground].filter(given).map(shown).join(" · ");
   return html`<li class=${`game${playing ? " playing" : ""}`} data-key=${keyText(record)}>
     <div class="top"><span class="where" title=${where}>${where || keyText(record)}</span><span class="status">${status}</span></div>
     <${Team} name=${value.team1} score=${one} leads=${one > two} />

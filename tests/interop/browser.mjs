@@ -10,7 +10,7 @@ const check = (what, truth) => {
   console.log(`  ok  ${what}`);
 };
 
-const demo = spawn(binary, ["demo", "--url", url], { stdio: ["ignore", "pipe", "pipe"] });
+const demo = spawn(binary, ["demo", "--url", url, "--speed", "20"], { stdio: ["ignore", "pipe", "pipe"] });
 let said = "";
 for (const stream of [demo.stdout, demo.stderr]) stream.on("data", (text) => (said = (said + text).slice(-4_000)));
 

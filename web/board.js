@@ -168,8 +168,8 @@ const minuteOf = (value) => `${shown(value.minute)}${given(value.stoppage) ? `+$
 function statusOf(value) {
   if (value.type === "full_time") return Array.isArray(value.penalties) ? [`FT, ${value.penalties.map(shown).join("–")} pens`, false] : ["Full time", false];
   if (value.type === "half_time") return ["Half time", true];
-  if (given(value.minute)) return [minuteOf(value), true];
   if (value.type === "kickoff") return ["Kick-off", true];
+  if (given(value.minute)) return [minuteOf(value), true];
   return [given(value.type) ? shown(value.type) : "", true];
 }
 

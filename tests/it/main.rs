@@ -3,3 +3,4 @@
 mod engine_conformance;
 mod harness;
 mod kill9;
+mod slow_readers;

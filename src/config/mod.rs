@@ -20,7 +20,7 @@ pub use load::{EffectiveConfig, Origin, Sources, load};
 pub use machine::{default_memory, kernel_text};
 pub use settings::{Kind, SETTINGS, Setting};
 
-use crate::types::{BrokerId, FlushPolicy, TopicDefaults};
+use crate::types::{BrokerId, FlushPolicy, RECORD_OVERHEAD, TopicDefaults};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Everything that can be set on a server, checked.
@@ -147,8 +147,7 @@ impl ServerConfig {
             flush: self.flush,
             min_insync_replicas: self.min_insync_replicas.unwrap_or(if brokers < 3 { 1 } else { 2 }),
             segment_bytes: self.log.segment_bytes,
-            // Kafka's default is 1 MiB and the overhead of the batch that a single record of that size came in.
-            max_message_bytes: self.limits.record_bytes.saturating_add(12),
+            max_message_bytes: self.limits.record_bytes.saturating_add(RECORD_OVERHEAD),
         }
     }
 }

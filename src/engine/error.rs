@@ -175,8 +175,8 @@ impl EngineError {
 /// Why one record can not be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// Larger than the topic's `max.message.bytes`.
-    #[error("the record has {bytes} bytes; this topic takes at most {limit} (max.message.bytes)")]
+    /// As a batch of its own it would be larger than the topic's `max.message.bytes`.
+    #[error("the record takes up to {bytes} bytes as a batch; this topic takes at most {limit} (max.message.bytes)")]
     TooLarge {
         /// Its size.
         bytes: usize,

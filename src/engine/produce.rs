@@ -9,7 +9,7 @@ use super::{
     EngineError, IdempotencyTag, ProduceReceipt, ProduceRequest, ProducedRecord, RecordError, RecordToProduce,
     TaggedContent, TopicInfo,
 };
-use crate::log::{AppendOutcome, AppendRecords, IdempotencyMark, LogError};
+use crate::log::{self, AppendOutcome, AppendRecords, IdempotencyMark, LogError};
 use crate::replication::TopicReplicas;
 use crate::types::{PartitionId, Record, TimestampType, partition_for_key};
 use futures_util::future::{BoxFuture, join_all};
@@ -53,7 +53,7 @@ impl Producing {
         replicas: &TopicReplicas,
         request: ProduceRequest,
     ) -> Result<ProduceReceipt, EngineError> {
-        if let Some(receipt) = refusals(topic, &request.records) {
+        if let Some(receipt) = refusals(topic, &request.records, request.idempotency.is_some()) {
             return Ok(receipt);
         }
         // A client's number may be too large to add to the clock; a day is for ever here.
@@ -158,21 +158,22 @@ fn mark(tag: &IdempotencyTag, positions: &[usize]) -> IdempotencyMark {
 }
 
 /// Checks all records. `None` if all are fine, else the receipt of a request of which nothing was stored.
-fn refusals(topic: &TopicInfo, records: &[RecordToProduce]) -> Option<ProduceReceipt> {
-    if records.iter().all(|r| check_record(topic, r).is_ok()) {
+fn refusals(topic: &TopicInfo, records: &[RecordToProduce], tagged: bool) -> Option<ProduceReceipt> {
+    let check = |r| check_record(topic, r, tagged);
+    if records.iter().all(|r| check(r).is_ok()) {
         return None;
     }
-    let refuse = |r| Err(check_record(topic, r).err().map_or(EngineError::RejectedWithRequest, EngineError::from));
+    let refuse = |r| Err(check(r).err().map_or(EngineError::RejectedWithRequest, EngineError::from));
     Some(ProduceReceipt { results: records.iter().map(refuse).collect(), replayed: false })
 }
 
-/// Whether a topic takes a record.
+/// Whether a topic takes a record; under an Idempotency-Key (`tagged`) the log adds a header to it.
 ///
 /// # Errors
 /// Why not.
-pub fn check_record(topic: &TopicInfo, to_produce: &RecordToProduce) -> Result<(), RecordError> {
+pub fn check_record(topic: &TopicInfo, to_produce: &RecordToProduce, tagged: bool) -> Result<(), RecordError> {
     let record = &to_produce.record;
-    let (bytes, limit) = (record.payload_bytes(), topic.config.max_message_bytes as usize);
+    let (bytes, limit) = (log::batch_bytes(record, tagged), topic.config.max_message_bytes as usize);
     if bytes > limit {
         return Err(RecordError::TooLarge { bytes, limit });
     }

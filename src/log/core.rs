@@ -22,7 +22,7 @@ use crate::codec::{BatchBuilder, HEADER_BYTES};
 use crate::sys::{Lane, Sys};
 use crate::telemetry::metrics;
 use crate::types::{
-    FlushPolicy, HighWatermark, LeaderEpoch, Offset, PartitionProgress, TopicConfig, TopicName, TopicPartition,
+    FlushPolicy, HighWatermark, LeaderEpoch, Offset, PartitionProgress, Record, TopicConfig, TopicName, TopicPartition,
 };
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
@@ -39,6 +39,12 @@ use tokio::sync::{oneshot, watch};
 
 /// What an Idempotency-Key adds to a record: its header with two lengths.
 const MARK_BYTES: usize = IDEMPOTENCY_HEADER.len() + IDEMPOTENCY_HEADER_BYTES + 4;
+
+/// The most bytes of a batch that holds nothing but this record, uncompressed: what `max.message.bytes` bounds.
+#[must_use]
+pub fn batch_bytes(record: &Record, under_idempotency_key: bool) -> usize {
+    HEADER_BYTES + BatchBuilder::record_bytes(record) + if under_idempotency_key { MARK_BYTES } else { 0 }
+}
 
 /// What all logs of a data folder share.
 pub(super) struct LogContext {
@@ -217,13 +223,12 @@ impl LogCore {
     fn check_size(&self, request: &AppendRecords) -> Result<usize, LogError> {
         let limit = self.config.load().max_message_bytes as usize;
         let mut total = 0;
-        let header = if request.idempotency.is_some() { MARK_BYTES } else { 0 };
         for record in &request.records {
-            let bytes = BatchBuilder::record_bytes(record) + header;
-            if HEADER_BYTES + bytes > limit {
-                return Err(LogError::TooLarge { bytes: HEADER_BYTES + bytes, limit });
+            let bytes = batch_bytes(record, request.idempotency.is_some());
+            if bytes > limit {
+                return Err(LogError::TooLarge { bytes, limit });
             }
-            total += bytes;
+            total += bytes - HEADER_BYTES;
         }
         Ok(total)
     }

@@ -35,6 +35,7 @@ mod tail_ring;
 mod tests;
 mod writer;
 
+pub use self::core::batch_bytes;
 pub use config::{LogConfig, LogSettings, WatermarkSource};
 pub use error::LogError;
 pub use log_manager::{LogManager, OpenProgress};

@@ -68,10 +68,14 @@ impl Default for TopicDefaults {
             flush: FlushPolicy::Commit,
             min_insync_replicas: 1,
             segment_bytes: 128 << 20,
-            max_message_bytes: (1 << 20) + 12,
+            max_message_bytes: (1 << 20) + RECORD_OVERHEAD,
         }
     }
 }
+
+/// What a batch of one record needs beside the record's own bytes, generously: its header, lengths, and the headers that
+/// the server adds. So a record of the largest size that HTTP takes fits the default of `max.message.bytes`.
+pub const RECORD_OVERHEAD: u32 = 4096;
 
 /// A topic's whole configuration, every value set.
 #[derive(Debug, Clone, PartialEq)]

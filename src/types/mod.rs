@@ -12,7 +12,8 @@ mod partitioner;
 mod record;
 
 pub use config::{
-    CleanupPolicy, CompressionType, ConfigError, ConfigKey, FlushPolicy, TimestampType, TopicConfig, TopicDefaults,
+    CleanupPolicy, CompressionType, ConfigError, ConfigKey, FlushPolicy, RECORD_OVERHEAD, TimestampType, TopicConfig,
+    TopicDefaults,
 };
 pub use id::{BrokerId, ClusterId, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicPartition};
 pub use name::{InvalidName, TopicName, validate_name};

@@ -357,7 +357,8 @@ impl Ingest {
             Err(error) => return self.stop_at(first_line, error.into()),
         };
         // The engine stores all records of a call or none; here what came before a bad line stays.
-        let bad = records.iter().enumerate().find_map(|(n, r)| Some((n, check_record(&topic, r).err()?)));
+        let tagged = self.key.is_some();
+        let bad = records.iter().enumerate().find_map(|(n, r)| Some((n, check_record(&topic, r, tagged).err()?)));
         if let Some((n, error)) = bad {
             self.stop_at(lines[n], Problem::from(&error));
             records.truncate(n);

@@ -26,4 +26,4 @@ pub mod trace;
 mod router;
 
 pub use router::router;
-pub use state::{AppState, Limits, Settings};
+pub use state::{App, AppState, Limits, Settings};

@@ -8,6 +8,7 @@
 use crate::{
     engine::{EngineError, ProducedRecord, RecordError, SideEffects},
     http::trace,
+    session::{SessionError, cursor::CursorError},
 };
 use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
@@ -433,6 +434,26 @@ impl From<&RecordError> for Problem {
             RecordError::KeyRequired => unprocessable("key-required", "The record needs a key", text),
             RecordError::Timestamp(_) => unprocessable("invalid-timestamp", "The timestamp does not fit", text),
             RecordError::UnknownPartition { .. } => unknown_partition(text),
+        }
+    }
+}
+
+/// The one mapping from the refusals of sessions.
+impl From<SessionError> for Problem {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Engine(error) => Self::from(error),
+            SessionError::Invalid(detail) => Self::invalid_request(detail),
+            SessionError::Cursor(error @ CursorError::TooManyPartitions(_)) => {
+                let title = "Too many partitions for one cursor";
+                Self::new(StatusCode::BAD_REQUEST, "too-many-partitions", title, error.to_string())
+            }
+            SessionError::Cursor(error @ CursorError::KeyTooLong(_)) => {
+                unprocessable("key-too-long", "The key does not fit into a cursor", error.to_string())
+            }
+            SessionError::Cursor(error) => {
+                Self::new(StatusCode::BAD_REQUEST, "invalid-cursor", "The cursor is not valid here", error.to_string())
+            }
         }
     }
 }

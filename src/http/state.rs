@@ -1,7 +1,7 @@
 //! What every handler has: the engine, the clock, the limits and the settings.
 
 use super::drain::Drain;
-use crate::{engine::Engine, sys::Sys};
+use crate::{engine::Engine, session::Sessions, sys::Sys};
 use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
 /// Bounds of this door. Each is published at `/v1/capabilities` where clients need to know it.
@@ -95,6 +95,8 @@ pub struct App {
     pub sys: Sys,
     /// What the operator chose.
     pub settings: Settings,
+    /// What live readers share.
+    pub sessions: Arc<Sessions>,
     /// Tells when the server goes away.
     pub drain: Drain,
 }
@@ -107,7 +109,8 @@ impl AppState {
     /// State for [`super::router`].
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, sys: Sys, settings: Settings) -> Self {
-        Self(Arc::new(App { engine, sys, settings, drain: Drain::default() }))
+        let sessions = Arc::new(Sessions::new(engine.clone(), sys.clock.clone()));
+        Self(Arc::new(App { engine, sys, settings, sessions, drain: Drain::default() }))
     }
 
     /// The bounds.

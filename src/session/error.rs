@@ -2,7 +2,6 @@
 
 use super::cursor::CursorError;
 use crate::engine::EngineError;
-use crate::types::{LogEndOffset, PartitionId};
 
 /// A refusal or a failure. The doors map each variant once.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -16,14 +15,4 @@ pub enum SessionError {
     /// What was asked for makes no sense; the text says what to write instead.
     #[error("{0}")]
     Invalid(String),
-    /// The offset asked for lies above the end.
-    #[error("offset {requested} of partition {partition} is above the end, {log_end}")]
-    AboveEnd {
-        /// Where.
-        partition: PartitionId,
-        /// What was asked for.
-        requested: i64,
-        /// First offset that is not there yet.
-        log_end: LogEndOffset,
-    },
 }

@@ -43,6 +43,8 @@ pub struct Page {
     pub gaps: Vec<Gap>,
     /// Partitions that could not be read now.
     pub unavailable: Vec<PartitionId>,
+    /// The smallest timestamp among the records, Unix ms.
+    pub oldest_ms: Option<i64>,
 }
 
 impl Page {
@@ -58,6 +60,7 @@ impl Page {
     ) -> Result<Self, SessionError> {
         let deadline = Instant::now() + request.wait;
         let (mut records, mut count, mut caught_up) = (Vec::new(), 0, false);
+        let mut oldest_ms: Option<i64> = None;
         reader.resolve().await?;
         'page: loop {
             match reader.fill().await? {
@@ -80,6 +83,7 @@ impl Page {
                         break 'page;
                     }
                     count += 1;
+                    oldest_ms = Some(oldest_ms.map_or(record.timestamp_ms, |ms| ms.min(record.timestamp_ms)));
                 },
                 Fill::Gap(gap) => gaps.push(gap),
                 Fill::Idle => {
@@ -100,7 +104,7 @@ impl Page {
             }
         }
         let (cursor, unavailable) = (reader.cursor(), reader.unavailable());
-        Ok(Self { records, count, cursor, caught_up, gaps, unavailable })
+        Ok(Self { records, count, cursor, caught_up, gaps, unavailable, oldest_ms })
     }
 
     /// Reads a page of a snapshot. Behind its last row the cursor is where live begins.
@@ -128,6 +132,14 @@ impl Page {
         }
         cursor.positions = walk.positions();
         cursor.snapshot_after = if walk.is_done() { None } else { walk.after().cloned() };
-        Ok(Self { records, count, cursor, caught_up: false, gaps: Vec::new(), unavailable: Vec::new() })
+        Ok(Self {
+            records,
+            count,
+            cursor,
+            caught_up: false,
+            gaps: Vec::new(),
+            unavailable: Vec::new(),
+            oldest_ms: None,
+        })
     }
 }

@@ -126,8 +126,9 @@ impl ReadRequest {
             return Err(EngineError::NoLeader(partition).into());
         }
         if offset > progress.high_watermark.offset() {
-            let log_end = progress.high_watermark.offset().into();
-            return Err(SessionError::AboveEnd { partition, requested: offset.get(), log_end });
+            let (log_start, log_end) = (progress.log_start, progress.high_watermark.offset().into());
+            let requested = offset.get();
+            return Err(EngineError::OffsetOutOfRange { partition, requested, log_start, log_end }.into());
         }
         Ok(Position::at(partition, offset, progress.leader_epoch))
     }

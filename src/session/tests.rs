@@ -435,7 +435,7 @@ async fn pages() {
     strict.refuse_retention_gap = false;
     assert_eq!(read(strict.clone(), request).await.unwrap().gaps.len(), 1);
     strict.start = StartPosition::Offset(Offset::new(99));
-    assert!(matches!(read(strict, request).await, Err(SessionError::AboveEnd { .. })));
+    assert!(matches!(read(strict, request).await, Err(SessionError::Engine(EngineError::OffsetOutOfRange { .. }))));
     // A partition that is away.
     world.engine.set_online("games", 1, false);
     let page = read(world.read(StartPosition::Earliest), request).await.unwrap();

@@ -2,8 +2,10 @@
 
 pub mod events;
 pub mod ingest;
+pub mod latest;
 pub mod operations;
 pub mod produce;
+pub mod read_parameters;
 pub mod records;
 pub mod records_post;
 pub mod schema;

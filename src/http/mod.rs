@@ -20,8 +20,10 @@ pub mod openapi;
 pub mod problem;
 pub mod record_json;
 pub mod security;
+pub mod sse;
 pub mod state;
 pub mod trace;
+pub mod websocket;
 
 mod router;
 

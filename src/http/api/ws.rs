@@ -1,9 +1,536 @@
-//! Many subscriptions, produce and queues on one socket.
+//! Many subscriptions, produce and queues on one socket (subprotocol `sluice.v1.json`).
+//!
+//! **Invariant**: nothing of a subscription is sent without credit, in records and in bytes; one that waits for credit
+//! holds a place and no records. Frames of one subscription keep their order. What a socket may have going at once is
+//! bounded; at the bound it is not read from.
 
-use crate::http::AppState;
-use utoipa_axum::router::OpenApiRouter;
+use super::produce::{self, IdempotencyKey, Target, Wanted};
+use super::read_parameters::{ReadParameters, View, find_topic};
+use crate::{
+    engine::ProducedRecord,
+    http::{
+        AppState,
+        extract::{broken_json, parse_json},
+        problem::Problem,
+        record_json::{Refusal, parse_record},
+        sse::{Counted, HEARTBEAT},
+        websocket::{Close, Handshake, Incoming, Socket, error_text, event_text, goaway_text},
+    },
+    session::{
+        Budget, Format, Frames, SessionEvent, StartPosition, SubscribeRequest, Subscription, WS_OPENING,
+        json::write_string, text_header, text_payload,
+    },
+    telemetry::{DirectionLabels, Transport, metrics},
+    types::{TopicName, json::Scanner},
+};
+use axum::{
+    extract::{Request, State},
+    http::StatusCode,
+    response::Response,
+};
+use bytes::Bytes;
+use futures_util::{
+    StreamExt as _,
+    future::{AbortHandle, BoxFuture, Either, abortable},
+    stream::FuturesUnordered,
+};
+use serde::Deserialize;
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::Instant;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// The protocol's name.
+pub const PROTOCOL: &str = "sluice.v1.json";
+/// Subscriptions of one socket.
+const MAX_SUBSCRIPTIONS: usize = 256;
+/// Records of one socket that are being stored.
+const MAX_PRODUCING: usize = 256;
+/// Characters of an `id`.
+const MAX_ID: usize = 128;
+/// A client that is silent for so long, our pings included, is gone.
+const GONE_AFTER: Duration = Duration::from_secs(60);
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default()
+    OpenApiRouter::default().routes(routes!(open_socket))
+}
+
+/// Many subscriptions on one socket
+///
+/// A WebSocket with the subprotocol `sluice.v1.json`; asyncapi.yaml describes its frames.
+#[utoipa::path(
+    get, path = "/v1/ws", tag = "streaming", operation_id = "open_socket",
+    params(("Sec-WebSocket-Protocol" = inline(Option<String>), Header, description = "`sluice.v1.json`", nullable = false)),
+    responses((status = 101, description = "The connection is a WebSocket now")),
+)]
+pub async fn open_socket(State(app): State<AppState>, request: Request) -> Result<Response, Problem> {
+    let (mut parts, _body) = request.into_parts();
+    let handshake = Handshake::check(&mut parts, Some(PROTOCOL))?;
+    Ok(handshake.accept(move |socket| Multiplex::new(app).run(socket)))
+}
+
+/// Credit in a frame.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Credit {
+    #[serde(default)]
+    records: u64,
+    /// Without it bytes are not counted.
+    bytes: Option<u64>,
+}
+
+impl From<Credit> for Budget {
+    fn from(credit: Credit) -> Self {
+        Self { records: credit.records, bytes: credit.bytes.unwrap_or(u64::MAX) }
+    }
+}
+
+/// A subscription of the socket.
+struct Entry {
+    /// Tells it from an earlier one of the same id.
+    serial: u64,
+    credit: Budget,
+    /// Stops the future that has the subscription.
+    abort: Option<AbortHandle>,
+    /// Waiting for credit.
+    parked: Option<Box<Subscription>>,
+}
+
+enum Done {
+    Opened(String, u64, Result<Box<Subscription>, Problem>),
+    Event(String, u64, Box<Subscription>, Result<SessionEvent, Problem>),
+    Produced(String, Result<ProducedRecord, Problem>),
+    Aborted,
+}
+
+struct Multiplex {
+    app: AppState,
+    entries: BTreeMap<String, Entry>,
+    working: FuturesUnordered<BoxFuture<'static, Done>>,
+    producing: usize,
+    serial: u64,
+}
+
+/// What to answer to a frame.
+type Reply = Result<Option<String>, (Option<String>, Problem)>;
+
+impl Multiplex {
+    fn new(app: AppState) -> Self {
+        Self { app, entries: BTreeMap::new(), working: FuturesUnordered::new(), producing: 0, serial: 0 }
+    }
+
+    async fn run(mut self, mut socket: Socket) {
+        let _counted = Counted::new(Transport::WebSocket);
+        let drain = self.app.drain.clone();
+        let mut drained = Box::pin(async move { drain.started().await });
+        let mut heard = Instant::now();
+        let mut beat = Box::pin(tokio::time::sleep(HEARTBEAT));
+        loop {
+            let written = tokio::select! {
+                biased;
+                () = &mut drained => {
+                    let _ = tokio::time::timeout(Duration::from_secs(2), socket.send_text(goaway_text(None))).await;
+                    return socket.close(Close::GoingAway).await;
+                }
+                incoming = socket.receive(), if self.producing < MAX_PRODUCING => {
+                    heard = Instant::now();
+                    match incoming {
+                        Incoming::Alive => Ok(()),
+                        Incoming::Text(text) => match self.take(&text) {
+                            Ok(None) => Ok(()),
+                            Ok(Some(reply)) => socket.send_text(reply).await,
+                            Err((id, problem)) => socket.send_text(error_text(id.as_deref(), &problem)).await,
+                        },
+                        Incoming::Unexpected => return socket.close(Close::Protocol).await,
+                        Incoming::TooLarge => return socket.close(Close::TooLarge).await,
+                        Incoming::Gone => return,
+                    }
+                }
+                Some(done) = self.working.next() => {
+                    let sending = self.finish(done, &mut socket);
+                    let going = async { drained.as_mut().await };
+                    match futures_util::future::select(std::pin::pin!(sending), std::pin::pin!(going)).await {
+                        Either::Left((written, _)) => written,
+                        Either::Right(_) => return,
+                    }
+                }
+                () = &mut beat => {
+                    beat.as_mut().reset(Instant::now() + HEARTBEAT);
+                    if heard.elapsed() > GONE_AFTER {
+                        return;
+                    }
+                    socket.ping().await
+                }
+            };
+            if written.is_err() {
+                return;
+            }
+        }
+    }
+
+    // ---- frames of the client -----------------------------------------------------------------------------------
+
+    fn take(&mut self, text: &str) -> Reply {
+        let envelope = Envelope::read(text).map_err(|problem| (None, problem))?;
+        let id = envelope.id.clone();
+        let kind = envelope.kind.clone();
+        let outcome = match kind.as_str() {
+            "subscribe" => self.subscribe(envelope).map(|()| None),
+            "credit" => self.credit(&envelope).map(|()| None),
+            "unsubscribe" => self.unsubscribe(&envelope).map(|()| None),
+            "produce" => self.produce(envelope).map(|()| None),
+            "auth" => Ok(None), // no rights are configured that it could show
+            "receive" | "settle" => {
+                let title = "This server can not do that";
+                let detail = "queues are not served here; see /v1/capabilities";
+                Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "unsupported", title, detail))
+            }
+            other => Err(Problem::invalid_request(format!(
+                "unknown frame type '{other}'; the types are subscribe, credit, unsubscribe, produce, receive, settle, auth"
+            ))),
+        };
+        outcome.map_err(|problem| (id, problem))
+    }
+
+    fn subscribe(&mut self, envelope: Envelope) -> Result<(), Problem> {
+        let id = envelope.need_id()?;
+        if self.entries.contains_key(&id) {
+            let detail = format!("there is a subscription '{id}' on this socket already");
+            return Err(Problem::new(StatusCode::CONFLICT, "duplicate-id", "The id is in use", detail));
+        }
+        if self.entries.len() == MAX_SUBSCRIPTIONS {
+            let detail = format!("a socket has at most {MAX_SUBSCRIPTIONS} subscriptions");
+            let title = "Too many subscriptions";
+            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-subscriptions", title, detail));
+        }
+        let name = envelope.topic()?;
+        let parameters: ReadParameters = parse_json(envelope.rest().as_bytes())?;
+        let topic = find_topic(&self.app, &name, parameters.topic_id.as_deref())?;
+        let read = parameters.to_request(topic, StartPosition::Latest, None, self.app.sys.clock.now_ms())?;
+        let request = SubscribeRequest {
+            read,
+            format: Format::WebSocket,
+            encoding: parameters.value_encoding(),
+            limit: parameters.limit,
+            slow: parameters.slow_policy(),
+            view_latest: parameters.view == Some(View::Latest),
+        };
+        self.serial += 1;
+        let (serial, sessions, name) = (self.serial, self.app.sessions.clone(), id.clone());
+        let (opening, abort) = abortable(async move {
+            let opened = sessions.subscribe(request).await;
+            Done::Opened(name, serial, opened.map(Box::new).map_err(Problem::from))
+        });
+        self.working.push(Box::pin(async move { opening.await.unwrap_or(Done::Aborted) }));
+        let credit = envelope.credit()?.into();
+        self.entries.insert(id, Entry { serial, credit, abort: Some(abort), parked: None });
+        Ok(())
+    }
+
+    fn credit(&mut self, envelope: &Envelope) -> Result<(), Problem> {
+        envelope.nothing_else()?;
+        let id = envelope.need_id()?;
+        let more = Budget::from(envelope.credit()?);
+        let entry = self.entries.get_mut(&id).ok_or_else(|| unknown_subscription(&id))?;
+        entry.credit.records = entry.credit.records.saturating_add(more.records);
+        entry.credit.bytes = entry.credit.bytes.saturating_add(more.bytes);
+        if let Some(subscription) = entry.parked.take() {
+            self.drive(&id, subscription);
+        }
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, envelope: &Envelope) -> Result<(), Problem> {
+        envelope.nothing_else()?;
+        let id = envelope.need_id()?;
+        let entry = self.entries.remove(&id).ok_or_else(|| unknown_subscription(&id))?;
+        if let Some(abort) = entry.abort {
+            abort.abort();
+        }
+        Ok(())
+    }
+
+    fn produce(&mut self, envelope: Envelope) -> Result<(), Problem> {
+        let id = envelope.need_id()?;
+        let target = Target::find(&self.app, envelope.topic()?)?;
+        let limits = target.record_limits(self.app.limits());
+        let record = parse_record(&Bytes::from(envelope.rest()), limits);
+        let record = record.map_err(|(Refusal::Malformed(problem) | Refusal::Invalid(problem))| problem)?;
+        let key = envelope.idempotency_key.as_deref().map(|key| IdempotencyKey::new(key.as_bytes())).transpose()?;
+        let wanted = Wanted::new(None, None, self.app.limits())?;
+        self.producing += 1;
+        let (app, mut target) = (self.app.clone(), target);
+        self.working.push(Box::pin(async move {
+            let stored = async {
+                let records = vec![record];
+                let tag = key.map(|key| key.for_request(&records));
+                let topic = target.topic(&app).await?;
+                let mut receipt = produce::store(&app, &topic, records, &wanted, tag).await?;
+                let result = receipt.results.pop();
+                Ok(result.ok_or_else(|| Problem::internal("a produce of one record has no result"))??)
+            };
+            Done::Produced(id, stored.await)
+        }));
+        Ok(())
+    }
+
+    // ---- frames of the server -----------------------------------------------------------------------------------
+
+    /// Lets a subscription go on, if it has credit.
+    fn drive(&mut self, id: &str, mut subscription: Box<Subscription>) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        if entry.credit.records == 0 || entry.credit.bytes == 0 {
+            subscription.park();
+            entry.abort = None;
+            entry.parked = Some(subscription);
+            return;
+        }
+        let (budget, serial, id) = (entry.credit, entry.serial, id.to_owned());
+        let (next, abort) = abortable(async move {
+            let event = subscription.next(budget).await.map_err(Problem::from);
+            Done::Event(id, serial, subscription, event)
+        });
+        entry.abort = Some(abort);
+        self.working.push(Box::pin(async move { next.await.unwrap_or(Done::Aborted) }));
+    }
+
+    async fn finish(&mut self, done: Done, socket: &mut Socket) -> Result<(), tokio_tungstenite::tungstenite::Error> {
+        match done {
+            Done::Aborted => Ok(()),
+            Done::Produced(id, result) => {
+                self.producing -= 1;
+                let text = match result {
+                    Ok(record) => produced_text(&id, record),
+                    Err(problem) => error_text(Some(&id), &problem),
+                };
+                socket.send_text(text).await
+            }
+            Done::Opened(id, serial, result) => {
+                if self.entries.get(&id).is_none_or(|entry| entry.serial != serial) {
+                    return Ok(());
+                }
+                match result {
+                    Ok(mut subscription) => {
+                        let text = subscribed_text(&id, &mut subscription);
+                        self.drive(&id, subscription);
+                        socket.send_text(text).await
+                    }
+                    Err(problem) => {
+                        self.entries.remove(&id);
+                        socket.send_text(error_text(Some(&id), &problem)).await
+                    }
+                }
+            }
+            Done::Event(id, serial, subscription, event) => {
+                let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.serial == serial) else {
+                    return Ok(());
+                };
+                match event {
+                    Ok(SessionEvent::Records(chunks)) => {
+                        let (frames, count) = named_frames(&id, &chunks);
+                        let bytes: usize = chunks.iter().map(|c| c.bytes.len()).sum();
+                        entry.credit.records = entry.credit.records.saturating_sub(count as u64);
+                        entry.credit.bytes = entry.credit.bytes.saturating_sub(bytes as u64);
+                        self.drive(&id, subscription);
+                        metrics()
+                            .websocket_frames
+                            .get_or_create(&DirectionLabels { direction: "out" })
+                            .inc_by(count as u64);
+                        socket.send_frames([frames]).await
+                    }
+                    Ok(event) => {
+                        if matches!(event, SessionEvent::End(..)) {
+                            self.entries.remove(&id);
+                        } else {
+                            self.drive(&id, subscription);
+                        }
+                        socket.send_text(event_text(Some(&id), &event)).await
+                    }
+                    Err(problem) => {
+                        self.entries.remove(&id);
+                        socket.send_text(error_text(Some(&id), &problem)).await
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn unknown_subscription(id: &str) -> Problem {
+    let detail = format!("there is no subscription '{id}' on this socket");
+    Problem::new(StatusCode::NOT_FOUND, "unknown-subscription", "There is no such subscription", detail)
+}
+
+fn produced_text(id: &str, record: ProducedRecord) -> String {
+    let mut out = b"{\"type\":\"produced\",\"id\":".to_vec();
+    write_string(&mut out, id);
+    let (partition, offset, timestamp_ms) = (record.partition, record.offset, record.timestamp_ms);
+    let rest = format!(r#","partition":{partition},"offset":{offset},"timestamp_ms":{timestamp_ms}}}"#);
+    out.extend_from_slice(rest.as_bytes());
+    String::from_utf8(out).unwrap_or_default()
+}
+
+fn subscribed_text(id: &str, subscription: &mut Subscription) -> String {
+    let mut out = b"{\"type\":\"subscribed\",\"id\":".to_vec();
+    write_string(&mut out, id);
+    out.extend_from_slice(b",\"topic\":");
+    write_string(&mut out, subscription.topic().name.as_str());
+    if let Some(cursor) = subscription.cursor() {
+        out.extend_from_slice(b",\"cursor\":");
+        write_string(&mut out, &cursor);
+    }
+    out.push(b'}');
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// The shared frames with the subscription's id in each, as one piece; and how many they are.
+fn named_frames(id: &str, chunks: &[Frames]) -> (Bytes, usize) {
+    let mut name = b",\"id\":".to_vec();
+    write_string(&mut name, id);
+    let count = chunks.iter().map(Frames::count).sum();
+    let bytes: usize = chunks.iter().map(|c| c.bytes.len()).sum();
+    let mut out = Vec::with_capacity(bytes + count * (name.len() + 8));
+    for frame in chunks.iter().flat_map(Frames::iter) {
+        let payload = text_payload(&frame);
+        text_header(&mut out, payload.len() + name.len());
+        out.extend_from_slice(WS_OPENING);
+        out.extend_from_slice(&name);
+        out.extend_from_slice(&payload[WS_OPENING.len()..]);
+    }
+    (out.into(), count)
+}
+
+/// A client's frame: the members that all kinds share, and the text of the others as it was sent.
+struct Envelope {
+    kind: String,
+    id: Option<String>,
+    topic: Option<String>,
+    idempotency_key: Option<String>,
+    credit: Option<String>,
+    /// `"name":value` of each other member.
+    others: Vec<String>,
+}
+
+impl Envelope {
+    fn read(text: &str) -> Result<Self, Problem> {
+        let broken = |error| broken_json(error, text);
+        let mut scanner = Scanner::new(text);
+        let mut envelope = Self {
+            kind: String::new(),
+            id: None,
+            topic: None,
+            idempotency_key: None,
+            credit: None,
+            others: Vec::new(),
+        };
+        let mut kind = None;
+        scanner.expect(b'{', "a frame is an object with a 'type'").map_err(broken)?;
+        if !scanner.take(b'}') {
+            loop {
+                let name = scanner.name().map_err(broken)?;
+                let (_, value) = scanner.value().map_err(broken)?;
+                let text = |value: &str| {
+                    let parsed = serde_json::from_str::<String>(value);
+                    parsed.map(Some).map_err(|_| Problem::invalid_request(format!("'{name}' is a text")))
+                };
+                let member = match name {
+                    "type" => &mut kind,
+                    "id" => &mut envelope.id,
+                    "topic" => &mut envelope.topic,
+                    "idempotency_key" => &mut envelope.idempotency_key,
+                    "credit" => &mut envelope.credit,
+                    _ => {
+                        envelope.others.push(format!("\"{name}\":{value}"));
+                        if !scanner.take(b',') {
+                            break;
+                        }
+                        continue;
+                    }
+                };
+                if member.is_some() {
+                    return Err(Problem::invalid_request(format!("the field '{name}' is given twice")));
+                }
+                *member = if name == "credit" { Some(value.to_owned()) } else { text(value)? };
+                if !scanner.take(b',') {
+                    break;
+                }
+            }
+            scanner.expect(b'}', "a comma or } was expected here").map_err(broken)?;
+        }
+        scanner.end().map_err(broken)?;
+        envelope.kind = kind.ok_or_else(|| Problem::invalid_request("the frame has no 'type'"))?;
+        if envelope.id.as_ref().is_some_and(|id| id.is_empty() || id.len() > MAX_ID) {
+            return Err(Problem::invalid_request(format!("an id has 1 to {MAX_ID} bytes")));
+        }
+        Ok(envelope)
+    }
+
+    fn need_id(&self) -> Result<String, Problem> {
+        let missing = || Problem::invalid_request(format!("a {} frame needs an 'id'", self.kind));
+        self.id.clone().ok_or_else(missing)
+    }
+
+    fn topic(&self) -> Result<TopicName, Problem> {
+        let missing = || Problem::invalid_request(format!("a {} frame needs a 'topic'", self.kind));
+        Ok(TopicName::new(self.topic.as_deref().ok_or_else(missing)?)?)
+    }
+
+    fn credit(&self) -> Result<Credit, Problem> {
+        self.credit.as_ref().map_or(Ok(Credit::default()), |text| parse_json(text.as_bytes()))
+    }
+
+    /// The other members as an object of their own.
+    fn rest(&self) -> String {
+        format!("{{{}}}", self.others.join(","))
+    }
+
+    fn nothing_else(&self) -> Result<(), Problem> {
+        match self.others.first() {
+            None => Ok(()),
+            Some(other) => Err(Problem::invalid_request(format!("a {} frame has no member {other}", self.kind))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_read_strictly() {
+        let envelope =
+            Envelope::read(r#"{"type":"produce","id":"1","topic":"t","value":{"a": 1.10},"key":"k"}"#).unwrap();
+        assert_eq!((envelope.kind.as_str(), envelope.id.as_deref()), ("produce", Some("1")));
+        assert_eq!(envelope.rest(), r#"{"value":{"a": 1.10},"key":"k"}"#);
+        for bad in [
+            "",
+            "x",
+            "[]",
+            "{}",
+            r#"{"type":1}"#,
+            r#"{"type":"a","type":"b"}"#,
+            r#"{"type":"a"} x"#,
+            r#"{"type":"a","id":""}"#,
+            r#"{"type":"a","id":null}"#,
+        ] {
+            assert!(Envelope::read(bad).is_err(), "{bad}");
+        }
+        let envelope = Envelope::read(r#"{"type":"credit","id":"1","credit":{"records":5}}"#).unwrap();
+        assert_eq!(Budget::from(envelope.credit().unwrap()), Budget { records: 5, bytes: u64::MAX });
+        assert!(Envelope::read(r#"{"type":"credit","credit":{"record":5}}"#).unwrap().credit().is_err());
+    }
+
+    #[test]
+    fn shared_frames_get_a_name() {
+        let mut buffer = crate::session::FrameBuffer::default();
+        buffer.push(Format::WebSocket, Some(b"c"), b"{\"offset\":1}");
+        buffer.push(Format::WebSocket, None, &b"1".repeat(200));
+        let (bytes, count) = named_frames("s\"1", &[buffer.take()]);
+        assert_eq!(count, 2);
+        let first = usize::from(bytes[1]) + 2;
+        let text = std::str::from_utf8(text_payload(&bytes[..first])).unwrap();
+        assert_eq!(text, r#"{"type":"record","id":"s\"1","cursor":"c","record":{"offset":1}}"#);
+        let second: serde_json::Value = serde_json::from_slice(text_payload(&bytes[first..])).unwrap_or_default();
+        assert_eq!(second["id"], "s\"1");
+    }
 }

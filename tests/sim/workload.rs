@@ -351,8 +351,12 @@ fn filled(name: &str, rng: &SimRng) -> String {
         1..6 => rng.below(4_000),
         _ => rng.below(200),
     };
-    let mut text = format!("{name}:{length}:");
-    text.extend(name.chars().cycle().take(length as usize));
+    format!("{name}:{length}:{}", filling(name, length as usize))
+}
+
+fn filling(name: &str, length: usize) -> String {
+    let mut text = name.repeat(length / name.len() + 1);
+    text.truncate(length); // names are ASCII
     text
 }
 
@@ -362,10 +366,10 @@ fn filled(name: &str, rng: &SimRng) -> String {
 /// If a byte of it is not as it was written.
 fn name_of(stored: &str) -> String {
     let mut parts = stored.splitn(3, ':');
-    let (name, length, filling) = (parts.next(), parts.next(), parts.next());
-    let (Some(name), Some(length), Some(filling)) = (name, length.and_then(|l| l.parse().ok()), filling) else {
+    let (name, length, rest) = (parts.next(), parts.next(), parts.next());
+    let (Some(name), Some(length), Some(rest)) = (name, length.and_then(|l| l.parse().ok()), rest) else {
         panic!("a value is damaged: {stored:?}");
     };
-    assert!(filling.chars().eq(name.chars().cycle().take(length)), "the value of {name} is damaged: {stored:?}");
+    assert!(rest == filling(name, length), "the value of {name} is damaged: {stored:?}");
     name.to_owned()
 }

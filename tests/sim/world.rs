@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, RngSeed, Runtime, UnhandledPanic};
 /// Simulated time that anything may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Seeds of a plain `cargo test`.
-const DEFAULT_SEEDS: u64 = 100;
+const DEFAULT_SEEDS: u64 = 30;
 /// Where the wall clock of the first machine starts.
 const EPOCH_MS: i64 = 1_700_000_000_000;
 

@@ -83,6 +83,11 @@ impl OffsetMap {
         Ok(true)
     }
 
+    /// Nothing is left below `offset` that was not looked at: the rest is holes.
+    pub fn skip_to(&mut self, offset: Offset) {
+        self.end = self.end.max(offset);
+    }
+
     /// The first offset that was not looked at.
     #[must_use]
     pub const fn end(&self) -> Offset {

@@ -6,6 +6,7 @@
 //!
 //! Called by `partition_log` (its public face), `writer`, `reader`, `recovery` and `log_manager`.
 
+use super::compaction::CompactionState;
 use super::idempotency::{
     IDEMPOTENCY_HEADER, IDEMPOTENCY_HEADER_BYTES, IdempotencyRefusal, IdempotencyTable, RecordMark,
 };
@@ -115,6 +116,8 @@ pub(super) struct LogCore {
     source: RwLock<WatermarkSource>,
     awaiting: Mutex<VecDeque<AwaitingAppend>>,
     offline: RwLock<Option<String>>,
+    /// Held by the pass that runs.
+    pub(super) compaction: tokio::sync::Mutex<CompactionState>,
 }
 
 /// What a log starts with.
@@ -173,6 +176,7 @@ impl LogCore {
             source: RwLock::default(),
             awaiting: Mutex::default(),
             offline: RwLock::new(opened.offline),
+            compaction: tokio::sync::Mutex::default(),
         })
     }
 

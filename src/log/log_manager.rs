@@ -33,6 +33,8 @@ use tokio::sync::{Notify, watch};
 const CONCURRENT: usize = 16;
 /// How often retention and rolls by age are looked at (Kafka's `log.retention.check.interval.ms` is 5 minutes).
 const RETENTION_INTERVAL: Duration = Duration::from_secs(30);
+/// How often logs are looked at for something to compact (Kafka's `log.cleaner.backoff.ms`).
+const COMPACTION_INTERVAL: Duration = Duration::from_secs(15);
 /// A folder on its way out.
 const DELETED_SUFFIX: &str = ".deleted";
 
@@ -198,6 +200,7 @@ impl LogManager {
         let flush = self.context.settings.flush_interval;
         self.spawn_every(flush, |manager| Box::pin(async move { manager.flush_interval().await }));
         self.spawn_every(RETENTION_INTERVAL, |manager| Box::pin(async move { manager.retain().await }));
+        self.spawn_every(COMPACTION_INTERVAL, |manager| Box::pin(async move { manager.compact().await }));
     }
 
     fn spawn_every(
@@ -245,6 +248,21 @@ impl LogManager {
             }
         };
         stream::iter(self.all()).for_each_concurrent(CONCURRENT, retain).await;
+    }
+
+    /// Compacts the logs that are due, one after the other: a pass takes the disk for a while, and memory for its map.
+    pub async fn compact(&self) {
+        for log in self.all() {
+            if *self.stop.borrow() {
+                return;
+            }
+            let (topic, partition) = (log.topic_name(), log.id().partition);
+            match log.core().compact().await {
+                Ok(None) | Err(LogError::Closed) => {}
+                Ok(Some(outcome)) => tracing::info!(%topic, %partition, ?outcome, "compacted"),
+                Err(error) => tracing::warn!(%topic, %partition, %error, "compaction failed"),
+            }
+        }
     }
 
     /// Writes what waits, syncs, truncates the preallocated ends and closes every log. Appends are refused from now on.

@@ -9,6 +9,7 @@
 
 mod batch_walk;
 pub mod cleaner;
+mod compaction;
 mod config;
 mod control;
 mod core;

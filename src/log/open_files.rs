@@ -36,6 +36,7 @@ pub(super) struct FileSlot {
     path: PathBuf,
     dirty: AtomicBool,
     failed: AtomicBool,
+    retired: AtomicBool,
 }
 
 impl FileSlot {
@@ -43,7 +44,8 @@ impl FileSlot {
     pub(super) fn new(path: PathBuf) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { id, path, dirty: AtomicBool::new(false), failed: AtomicBool::new(false) })
+        let no = || AtomicBool::new(false);
+        Arc::new(Self { id, path, dirty: no(), failed: no(), retired: no() })
     }
 
     /// Its path.
@@ -64,6 +66,11 @@ impl FileSlot {
     /// It was synced.
     pub(super) fn mark_clean(&self) {
         self.dirty.store(false, Ordering::Release);
+    }
+
+    /// From now on its path belongs to another file, or to none: it is not opened again.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
     }
 
     /// A sync on the way to closing it failed: nothing may be assumed of what was written since the last good one.
@@ -144,7 +151,8 @@ impl OpenFiles {
     /// The file, opened for reading and writing if it is not open.
     ///
     /// # Errors
-    /// `WouldBlock` with [`Access::Resident`] if it is not open; else what the disk says.
+    /// `WouldBlock` with [`Access::Resident`] if it is not open; `NotFound` if it has been replaced; else what the disk
+    /// says.
     pub(super) fn get(&self, slot: &Arc<FileSlot>, access: Access) -> io::Result<Arc<dyn File>> {
         if let Some(file) = self.lru.lock().touch(slot.id) {
             return Ok(file);
@@ -153,6 +161,10 @@ impl OpenFiles {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let file = self.disk.open(&slot.path, OpenMode::ReadWrite)?;
+        // After the opening: who replaces the file retires the slot first, so what was opened before is the old one.
+        if slot.retired.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         Ok(self.keep(slot, file))
     }
 

@@ -3,7 +3,6 @@
 use super::core::LogCore;
 use super::{LogConfig, LogError, WatermarkSource};
 use crate::codec::RecordBatch;
-use crate::sys::{Lane, run_blocking};
 use crate::types::{
     HighWatermark, LeaderEpoch, LogEndOffset, Offset, PartitionProgress, Record, TopicName, TopicPartition,
 };
@@ -152,9 +151,7 @@ impl PartitionLog {
     /// # Errors
     /// What the disk says.
     pub async fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<Offset>, LogError> {
-        let core = Arc::clone(&self.core);
-        let find = move || core.offset_for_timestamp(timestamp_ms);
-        run_blocking(&*self.core.context.sys.io, Lane::Read, find).await
+        self.core.offset_for_timestamp(timestamp_ms).await
     }
 
     /// The largest known epoch at or below the one given, and the offset after its last record (KIP-101). For an epoch

@@ -22,6 +22,9 @@ const MIN_READ_BYTES: usize = 16 << 10;
 const MAX_READ_BYTES: usize = 4 << 20;
 /// How many sequential readers' places a log remembers.
 const HINTS: usize = 16;
+/// How often a read looks again for a segment that was replaced meanwhile. Compaction comes seldom; a log whose reader
+/// meets it this often in one read does not exist.
+const REPLACED_ATTEMPTS: usize = 3;
 /// Batches of our own are bounded by `max.message.bytes` before compression; a follower's or a producer's may expand.
 const DECOMPRESS_BYTES: usize = 256 << 20;
 
@@ -72,30 +75,47 @@ impl LogCore {
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
             result => return result.map_err(ReadError::into_log),
         }
-        let core = Arc::clone(self);
-        let read = move || core.read_segments(Access::Blocking, from, end, max_bytes);
-        run_blocking(&*self.context.sys.io, Lane::Read, read).await.map_err(ReadError::into_log)
+        self.find_again(move |core| core.read_segments(Access::Blocking, from, end, max_bytes)).await
     }
 
-    /// See [`super::PartitionLog::offset_for_timestamp`]. Blocks.
-    pub(super) fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<Offset>, LogError> {
+    /// Reads on a thread that may block, and once more where a segment was replaced under the reader's eyes: the change
+    /// is complete when the log's job has come to what was asked of it after.
+    async fn find_again<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl Fn(&Self) -> Result<T, ReadError> + Clone + Send + 'static,
+    ) -> Result<T, LogError> {
+        for _ in 0..REPLACED_ATTEMPTS {
+            let (core, read) = (Arc::clone(self), read.clone());
+            match run_blocking(&*self.context.sys.io, Lane::Read, move || read(&core)).await {
+                Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => self.control(|_, _| ()).await?,
+                result => return result.map_err(ReadError::into_log),
+            }
+        }
+        let core = Arc::clone(self);
+        run_blocking(&*self.context.sys.io, Lane::Read, move || read(&core)).await.map_err(ReadError::into_log)
+    }
+
+    /// See [`super::PartitionLog::offset_for_timestamp`].
+    pub(super) async fn offset_for_timestamp(self: &Arc<Self>, timestamp_ms: i64) -> Result<Option<Offset>, LogError> {
         self.check_online()?;
+        self.find_again(move |core| core.find_timestamp(timestamp_ms)).await
+    }
+
+    fn find_timestamp(&self, timestamp_ms: i64) -> Result<Option<Offset>, ReadError> {
+        let corrupt = |error: BatchError| ReadError::Corrupt(error.to_string());
         let progress = self.progress();
         let end = progress.high_watermark.offset();
         let segments = self.segments.load_full();
         for segment in segments.iter().filter(|s| s.max_timestamp_ms().is_some_and(|max| max >= timestamp_ms)) {
-            let start = segment.offset_before(&self.context.files, Access::Blocking, timestamp_ms);
-            let start = start.map_err(|error| LogError::io("reading a time index", &error))?;
+            let start = segment.offset_before(&self.context.files, Access::Blocking, timestamp_ms)?;
             let mut from = start.max(progress.log_start.offset());
             while from < end {
-                let read = self.read_segment(Access::Blocking, segment, from, end, MAX_READ_BYTES);
-                let batches = read.map_err(ReadError::into_log)?;
+                let batches = self.read_segment(Access::Blocking, segment, from, end, MAX_READ_BYTES)?;
                 let Some(last) = batches.last() else { break };
                 let next = last.header().next_offset();
                 for batch in
                     batches.iter().filter(|b| !b.header().control && b.header().max_timestamp_ms >= timestamp_ms)
                 {
-                    let corrupt = |error: BatchError| LogError::Corrupt(error.to_string());
                     for record in batch.records(DecompressLimit { max_bytes: DECOMPRESS_BYTES }).map_err(corrupt)? {
                         let record = record.map_err(corrupt)?;
                         if record.timestamp_ms >= timestamp_ms && record.offset >= from {
@@ -142,11 +162,11 @@ impl LogCore {
             None => segment.position_before(&self.context.files, access, from)?,
         };
         let mut walk = SegmentRead { core: self, access, segment, from, end, max_bytes };
-        match walk.run(position) {
+        match walk.run(position, hint.is_none()) {
             Err(ReadError::Corrupt(why)) if position > 0 && hint.is_none() => {
                 // Either the batch or the index is damaged: a walk from the start tells.
                 tracing::warn!(path = %segment.log.path().display(), position, why, "an index entry leads nowhere");
-                walk.run(0)
+                walk.run(0, true)
             }
             result => result,
         }
@@ -176,7 +196,7 @@ impl SegmentRead<'_> {
     }
 
     /// Whole batches from `from` on, beginning the search at `position`.
-    fn run(&mut self, mut position: u64) -> Result<Vec<RecordBatch>, ReadError> {
+    fn run(&mut self, mut position: u64, by_index: bool) -> Result<Vec<RecordBatch>, ReadError> {
         let size = self.segment.size();
         if position >= size {
             return Ok(Vec::new());
@@ -185,7 +205,8 @@ impl SegmentRead<'_> {
         let mut want = self.max_bytes.clamp(MIN_READ_BYTES, MAX_READ_BYTES);
         let mut found: Vec<RecordBatch> = Vec::new();
         let mut found_bytes = 0;
-        let mut first = position > 0;
+        // Where a reader left off a hole of compaction may begin, so only an index is held to this.
+        let mut first = by_index && position > 0;
         while position < size {
             let mut buffer = vec![0; want.min((size - position) as usize)];
             if read_up_to(&*file, self.access, &mut buffer, position)? < buffer.len() {

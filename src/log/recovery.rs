@@ -9,6 +9,7 @@
 //! Blocks; called by `log_manager` on the background lane, for several partitions at once.
 
 use super::batch_walk::{BatchWalk, Walked, find_batch, is_zero};
+use super::compaction::finish_swaps;
 use super::core::{LogContext, LogCore, Opened};
 use super::idempotency::{IDEMPOTENCY_HEADER, IdempotencyLimits, IdempotencyTable, RecordMark};
 use super::layout::{self, CLEANED_SUFFIX, EPOCH_FILE, FileKind, LOG_START_FILE};
@@ -34,7 +35,7 @@ use std::{
 /// Bytes that are written again at once.
 const REWRITE_BYTES: u64 = 1 << 20;
 /// The most that a stored batch may decompress to.
-const DECOMPRESS_BYTES: usize = 256 << 20;
+pub(super) const DECOMPRESS_BYTES: usize = 256 << 20;
 
 /// Which partition to open, and what is known of it.
 pub(super) struct Recovery<'a> {
@@ -159,6 +160,7 @@ impl Recovery<'_> {
     fn clear_leftovers(&self, log_start: Offset) -> Result<Vec<Offset>, LogError> {
         let disk = self.files().disk();
         let failed = self.failed("clearing leftovers");
+        finish_swaps(&**disk, self.folder).map_err(&failed)?;
         let entries = disk.read_dir(self.folder).map_err(&failed)?;
         for entry in &entries {
             if entry.name.ends_with(".tmp") || entry.name.ends_with(CLEANED_SUFFIX) {

@@ -77,6 +77,23 @@ impl LogSegment {
         ))
     }
 
+    /// A segment that will take the place of one of this name; its file is written elsewhere, and its indexes stay in
+    /// memory until it has its name.
+    pub(super) fn replacing(folder: &Path, base: Offset) -> Self {
+        let slot = |kind| FileSlot::new(file_path(folder, base, kind));
+        let (index, times) = (slot(FileKind::Index), slot(FileKind::TimeIndex));
+        Self::with(base, slot(FileKind::Log), SparseIndex::empty(index), SparseIndex::empty(times), 0)
+    }
+
+    /// Its files belong to another segment from now on, or are removed. Readers that have them open go on; who has to
+    /// open them gets `NotFound`, and looks for the record anew.
+    pub(super) fn retire(&self, files: &OpenFiles) {
+        for slot in [&self.log, self.offsets.slot(), self.times.slot()] {
+            slot.retire();
+            files.close(slot);
+        }
+    }
+
     /// Stands for the segments of a log that could not be opened: there is no file behind it.
     pub(super) fn absent(folder: &Path) -> Self {
         let slot = |kind| FileSlot::new(file_path(folder, Offset::ZERO, kind));

@@ -65,8 +65,9 @@ impl FakeLog {
         contents.epochs.retain(|(_, start)| *start < end);
     }
 
+    /// Only up, as every log start.
     fn move_start(&self, to: i64) {
-        self.progress.send_modify(|p| p.log_start = LogStartOffset::new(to));
+        self.progress.send_modify(|p| p.log_start = p.log_start.max(LogStartOffset::new(to)));
     }
 }
 

@@ -34,6 +34,10 @@ pub enum Event {
     Restarted { power_cut: bool },
     /// All that a partition holds, while no send is under way.
     Scanned { partition: i32, log_start: i64, records: Vec<(i64, String)> },
+    /// After a start that nothing disturbed, a partition can not be read.
+    Unreadable { partition: i32 },
+    /// A start that nothing disturbed failed.
+    DoesNotStart { why: String },
     /// A topic was asked for.
     TopicBegan { name: String },
     /// It was acknowledged under this id.
@@ -70,6 +74,8 @@ pub enum Rule {
     Phantom,
     /// What a restart had not found came back at a later one, and nobody had sent it again.
     CameBack,
+    /// It does not come back from a power cut or a crash by itself, in whole or in part.
+    Unavailable,
     /// Offsets of a partition are not dense.
     Hole,
     /// A reader's next read does not follow its last.
@@ -199,6 +205,10 @@ impl Checker {
                 }
             }
             Event::Scanned { partition, log_start, records } => self.scanned(index, *partition, *log_start, records),
+            Event::Unreadable { partition } => {
+                self.broken(Rule::Unavailable, format!("partition {partition} can not be read after a start"));
+            }
+            Event::DoesNotStart { why } => self.broken(Rule::Unavailable, format!("it does not start: {why}")),
             Event::TopicBegan { name } => {
                 self.topics.insert(name.clone(), Topic::default());
             }

@@ -120,7 +120,7 @@ static SABOTAGE: RwLock<()> = RwLock::new(());
 /// Runs one seed, and gives its history.
 ///
 /// # Panics
-/// If the subject does not come up without a fault, or a task panics.
+/// If a task panics, or what is pending at the end is never acknowledged or read.
 pub fn run(seed: u64, plan: Plan, start: &Start) -> Vec<(u64, Event)> {
     let _as_it_is = SABOTAGE.read();
     run_one(seed, plan, start)
@@ -242,12 +242,16 @@ impl World {
         let subject = match start(sys, self.machines).await {
             Ok(subject) => subject,
             Err(_) if self.disk.is_down() || self.disk.faults_hit() > faults => return None,
-            Err(error) => panic!("machine {} does not start: {error}", self.machines),
+            Err(why) => {
+                self.workload.history().add(Event::DoesNotStart { why });
+                return None;
+            }
         };
         self.workload.history().add(Event::Restarted { power_cut: self.power_cut });
         for partition in 0..subject.partitions() {
             if self.workload.scan(&*subject, partition).await.is_none() && !self.disk.is_down() {
-                panic!("machine {}: partition {partition} can not be read after the start", self.machines);
+                self.workload.history().add(Event::Unreadable { partition });
+                return None;
             }
         }
         self.workload.list_topics(&*subject);
@@ -286,7 +290,8 @@ impl World {
         runtime.block_on(async {
             let sys = self.machine();
             let work = async {
-                let subject = self.serve(sys, start).await.expect("nothing disturbs the last machine");
+                // Without a subject the history says why.
+                let Some(subject) = self.serve(sys, start).await else { return };
                 assert!(self.workload.finish(PATIENCE).await, "what is pending is not acknowledged");
                 self.workload.list_topics(&*subject);
                 let mut ends = BTreeMap::new();

@@ -122,6 +122,13 @@ fn what_was_gone_comes_back() {
 }
 
 #[test]
+fn what_does_not_come_back() {
+    let why = || "damaged".to_owned();
+    assert_eq!(broken(&[Event::DoesNotStart { why: why() }], Promise::Durable), [Rule::Unavailable]);
+    assert_eq!(broken(&[Event::Unreadable { partition: 0 }], Promise::UntilPowerCut), [Rule::Unavailable]);
+}
+
+#[test]
 fn a_hole() {
     let records = vec![(0, "a".to_owned()), (2, "b".to_owned())];
     let history = [began(1, "a"), began(2, "b"), Event::Scanned { partition: 0, log_start: 0, records }];

@@ -44,7 +44,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("cli", &["server", "config", "log", "codec", "http"]),
+    ("cli", &["server", "config", "metadata", "log", "codec", "http"]),
 ];
 
 /// The vocabulary, metrics and the ports to the machine.

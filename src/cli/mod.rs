@@ -9,9 +9,11 @@
 mod bench;
 mod consume;
 mod demo;
+mod doctor;
 mod error;
 mod http_client;
 mod logging;
+mod openapi;
 mod output;
 mod produce;
 mod record;
@@ -49,6 +51,8 @@ enum Command {
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
     Demo(demo::DemoArgs),
+    Doctor(doctor::DoctorArgs),
+    Openapi(openapi::OpenapiArgs),
     Bench(bench::BenchArgs),
     #[command(hide = true)]
     BenchBare(bench::bare::BareArgs),
@@ -108,6 +112,8 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Demo(args) => runtime(false)?.block_on(demo::run(args)),
         Command::Bench(args) => runtime(true)?.block_on(bench::run(args)),
         Command::BenchBare(args) => runtime(true)?.block_on(bench::bare::run(args)),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Openapi(args) => openapi::run(&args),
         Command::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
             Ok(())

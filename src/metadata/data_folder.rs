@@ -144,6 +144,25 @@ impl DataFolder {
         Ok(Self { path: path.to_owned(), identity, created, _lock: lock })
     }
 
+    /// Locks a folder that has data, whosever it is, to look at it; nothing in it is changed. Blocks.
+    ///
+    /// # Errors
+    /// [`DataFolderError`]; a folder without identity is [`DataFolderError::Corrupt`] or [`DataFolderError::Io`].
+    pub fn inspect(sys: &Sys, path: &Path) -> Result<Self, DataFolderError> {
+        let disk = &*sys.disk;
+        let meta = path.join(META);
+        if !disk.exists(&meta) {
+            let (path, what) = (meta.display().to_string(), "it is missing".to_owned());
+            return Err(DataFolderError::Corrupt { path, what });
+        }
+        let lock = disk.lock_dir(path).map_err(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => DataFolderError::InUse(e.to_string()),
+            _ => write_error(path, &e),
+        })?;
+        let bytes = disk.read(&meta).map_err(|e| read_error(&meta, &e))?;
+        Ok(Self { path: path.to_owned(), identity: decode(&bytes, path)?, created: false, _lock: lock })
+    }
+
     /// Its identity.
     #[must_use]
     pub const fn identity(&self) -> &Identity {

@@ -10,7 +10,7 @@ fn batch(base: i64) -> Vec<u8> {
         let value = Some(Bytes::from_static(text.as_bytes()));
         builder.push(1, &Record { timestamp_ms: None, key: None, value, headers: Vec::new() });
     }
-    builder.finish(Compression::Uncompressed).to_vec()
+    builder.finish(Compression::None).to_vec()
 }
 
 /// What is seen in a folder with these segments.

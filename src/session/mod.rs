@@ -19,8 +19,6 @@ mod start;
 mod subscription;
 
 #[cfg(test)]
-mod fake_engine;
-#[cfg(test)]
 mod tests;
 
 pub use error::SessionError;

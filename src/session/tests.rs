@@ -1,13 +1,15 @@
 //! Subscriptions and pages over the engine in memory.
 
+mod fake_engine;
+
 use super::cursor::Cursor;
-use super::fake_engine::FakeEngine;
 use super::json::{RecordWriter, ValueEncoding};
 use super::*;
 use crate::engine::{EngineError, TopicInfo};
 use crate::sys::SystemClock;
 use crate::types::{Offset, PartitionId};
 use bytes::Bytes;
+use fake_engine::FakeEngine;
 use proptest::prelude::*;
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

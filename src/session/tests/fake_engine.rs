@@ -308,7 +308,12 @@ impl Engine for FakeEngine {
         ready(Ok(SnapshotPage { records, next }))
     }
     fn cluster(&self) -> ClusterInfo {
-        unimplemented!()
+        ClusterInfo {
+            cluster_id: crate::types::ClusterId::from_random([1; 16]),
+            broker_id: crate::types::BrokerId::new(0),
+            controller_id: None,
+            metadata_version: 0,
+        }
     }
     fn brokers(&self) -> Vec<BrokerInfo> {
         Vec::new()

@@ -3,4 +3,5 @@
 mod engine_conformance;
 mod harness;
 mod kill9;
+mod reading;
 mod slow_readers;

@@ -4,9 +4,11 @@
 //! it, the recovery point before the tail. Runs on the pool's threads, inside the log's job.
 
 use super::LogError;
+use super::compaction::closed_segments;
 use super::core::LogCore;
 use super::layout::{EPOCH_FILE, LOG_START_FILE, encode_log_start};
 use super::recovery_point::RecoveryPoint;
+use super::retention::expired_segments;
 use super::segment::{LogSegment, NO_TIMESTAMP};
 use super::writer::Writer;
 use crate::telemetry::metrics;
@@ -110,7 +112,21 @@ impl LogCore {
 
     /// Rolls by age, and drops what retention no longer keeps.
     pub(super) fn retain(&self, writer: &mut Writer) -> Result<(), LogError> {
-        self.roll_by_age(writer)
+        self.roll_by_age(writer)?;
+        let (config, progress) = (self.config.load(), self.progress());
+        let closed = closed_segments(&self.segments.load());
+        let (start, watermark) = (progress.log_start, progress.high_watermark);
+        let now_ms = self.context.sys.clock.now_ms();
+        let gone = expired_segments(&closed, writer.segment.size(), &config, start, watermark, now_ms);
+        match gone.checked_sub(1) {
+            // Also for those already below the log start: an interrupted removal is finished here.
+            Some(last) if closed[last].end > start.offset() => self.raise_log_start(closed[last].end).map(drop),
+            Some(_) => {
+                self.drop_segments_below(start.offset());
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Syncs what `flush=interval` left, if anything.

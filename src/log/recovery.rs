@@ -117,12 +117,18 @@ impl Recovery<'_> {
     fn recover(&self) -> Result<Opened, LogError> {
         let mut log_start = self.read_log_start()?;
         let bases = self.clear_leftovers(log_start)?;
-        let segments = self.open_segments(&bases, log_start)?;
-        let (active, closed) = segments.split_last().expect("there is at least one segment");
+        let mut segments = self.open_segments(&bases, log_start)?;
         log_start = log_start.max(segments[0].base);
-        let tail = self.recover_tail(active)?;
-        let end = tail.end.max(log_start);
-        let epochs = self.recover_epochs(closed, active, &tail)?;
+        let stored = self.read_epochs()?;
+        let mut tail = self.recover_tail(&segments[segments.len() - 1], stored.as_ref())?;
+        let epochs = self.recover_epochs(&segments, &tail, stored)?;
+        if tail.end < log_start {
+            // A laxly flushed tail went, and what is left is below the log start: offsets go on from there.
+            segments.iter().try_for_each(|s| s.remove(self.files())).map_err(self.failed("removing segments"))?;
+            segments = self.open_segments(&[], log_start)?;
+            tail = Tail { position: 0, end: log_start, epochs: Vec::new() };
+        }
+        let (active, end) = (&segments[segments.len() - 1], tail.end);
         active.publish(tail.position);
         active.flush_indexes(self.files(), false).map_err(self.failed("writing an index"))?;
         self.date(active, &tail)?;
@@ -228,7 +234,9 @@ impl Recovery<'_> {
 
     // ---- the tail -----------------------------------------------------------------------------------------------
 
-    fn recover_tail(&self, active: &LogSegment) -> Result<Tail, LogError> {
+    /// Batches in the last segment are as they were appended: dense, and each under the epoch that began at or before
+    /// it. Both fields lie outside the CRC, so they are held to what must be there.
+    fn recover_tail(&self, active: &LogSegment, epochs: Option<&LeaderEpochCache>) -> Result<Tail, LogError> {
         let failed = self.failed("recovering the tail");
         let file = self.files().get(&active.log, Access::Blocking).map_err(&failed)?;
         let len = active.size();
@@ -244,8 +252,13 @@ impl Recovery<'_> {
                 Walked::Bad(why) => break Some(why),
             };
             let header = batch.header();
-            if header.base_offset < tail.end {
-                break Some(format!("offset {} comes after {}", header.base_offset, tail.end));
+            if header.base_offset != tail.end && position > start || position == 0 && header.base_offset != active.base
+            {
+                break Some(format!("offset {} comes where {} should", header.base_offset, tail.end));
+            }
+            let expected = epochs.and_then(|epochs| epochs.epoch_at(header.base_offset));
+            if let Some(epoch) = expected.filter(|epoch| *epoch != header.leader_epoch) {
+                break Some(format!("leader epoch {} comes where {epoch} should", header.leader_epoch));
             }
             match tail.epochs.last() {
                 Some((epoch, _)) if header.leader_epoch < *epoch => {
@@ -354,27 +367,32 @@ impl Recovery<'_> {
 
     // ---- what is derived from the records -------------------------------------------------------------------------
 
-    fn recover_epochs(
-        &self,
-        closed: &[Arc<LogSegment>],
-        active: &LogSegment,
-        tail: &Tail,
-    ) -> Result<LeaderEpochCache, LogError> {
+    /// The leader epochs as their file has them; `None` if it is damaged.
+    fn read_epochs(&self) -> Result<Option<LeaderEpochCache>, LogError> {
         let path = self.folder.join(EPOCH_FILE);
-        let disk = self.files().disk();
-        let failed = self.failed("reading the leader epochs");
-        let stored = if disk.exists(&path) {
-            LeaderEpochCache::from_bytes(&disk.read(&path).map_err(&failed)?)
-        } else {
-            Ok(LeaderEpochCache::default())
-        };
-        let (mut epochs, mut changed) = match stored {
-            Ok(epochs) => (epochs, false),
-            Err(error @ LogError::NewerVersion(_)) => return Err(error),
+        if !self.files().disk().exists(&path) {
+            return Ok(Some(LeaderEpochCache::default()));
+        }
+        let bytes = self.files().disk().read(&path).map_err(self.failed("reading the leader epochs"))?;
+        match LeaderEpochCache::from_bytes(&bytes) {
+            Ok(epochs) => Ok(Some(epochs)),
+            Err(error @ LogError::NewerVersion(_)) => Err(error),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "building the leader epochs anew from the log");
-                (self.rebuild_epochs(closed, active, tail)?, true)
+                Ok(None)
             }
+        }
+    }
+
+    fn recover_epochs(
+        &self,
+        segments: &[Arc<LogSegment>],
+        tail: &Tail,
+        stored: Option<LeaderEpochCache>,
+    ) -> Result<LeaderEpochCache, LogError> {
+        let (mut epochs, mut changed) = match stored {
+            Some(epochs) => (epochs, false),
+            None => (self.rebuild_epochs(segments, tail)?, true),
         };
         changed |= epochs.truncate_from_end(tail.end);
         for (epoch, start) in &tail.epochs {
@@ -384,20 +402,16 @@ impl Recovery<'_> {
             }
         }
         if changed {
-            disk.write_atomic(&path, &epochs.to_bytes()).map_err(self.failed("writing the leader epochs"))?;
+            let written = self.files().disk().write_atomic(&self.folder.join(EPOCH_FILE), &epochs.to_bytes());
+            written.map_err(self.failed("writing the leader epochs"))?;
         }
         Ok(epochs)
     }
 
-    fn rebuild_epochs(
-        &self,
-        closed: &[Arc<LogSegment>],
-        active: &LogSegment,
-        tail: &Tail,
-    ) -> Result<LeaderEpochCache, LogError> {
+    fn rebuild_epochs(&self, segments: &[Arc<LogSegment>], tail: &Tail) -> Result<LeaderEpochCache, LogError> {
         let mut epochs = LeaderEpochCache::default();
-        let sizes = closed.iter().map(|s| (&**s, s.size())).chain([(active, tail.position)]);
-        for (segment, size) in sizes {
+        for (i, segment) in segments.iter().enumerate() {
+            let size = if i + 1 == segments.len() { tail.position } else { segment.size() };
             self.each_batch(segment, 0, size, |batch| {
                 let _ = epochs.assign(batch.header().leader_epoch, batch.header().base_offset);
                 Ok(())

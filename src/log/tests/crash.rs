@@ -100,7 +100,6 @@ proptest! {
             prop_assert_eq!(log.offline_reason(), None);
             let all = read_all(&log).await;
             let count = all.len() as i64;
-            // A flip in the base offset or the epoch lies outside the CRC, and need not be seen.
             prop_assert_eq!(&all, &numbered(count));
             append(&log, &[&value(count)]).await.unwrap();
             prop_assert_eq!(read_all(&log).await, numbered(count + 1));

@@ -128,3 +128,31 @@ async fn a_flipped_bit_in_a_closed_segment_is_found_by_its_reader() {
     assert!(matches!(&error, LogError::Corrupt(text) if text.contains("00000000000000000000.log")), "{error}");
     assert!(read_from(&log, Offset::new(250), 1000).await.is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn retention_drops_closed_segments_by_size_and_by_age() {
+    let mut config = small_segments();
+    let machine = Machine::new(26, config.clone());
+    let (manager, log) = machine.start().await;
+    for i in 0..400 {
+        append(&log, &[&value(i)]).await.unwrap();
+    }
+    manager.retain().await;
+    assert_eq!(log.progress().log_start.get(), 0, "nothing is old, and there is no limit");
+    config.topic.retention_bytes = Some(20_000);
+    log.configure(config.clone());
+    manager.retain().await;
+    let start = log.progress().log_start.get();
+    assert!(start > 0 && log.size_bytes() < 20_000 + (16 << 10));
+    assert_eq!(read_all(&log).await, numbered(400)[start as usize..]);
+    config.topic.retention = Some(Duration::from_hours(1));
+    config.topic.segment_age = Duration::from_hours(1);
+    log.configure(config);
+    tokio::time::sleep(Duration::from_hours(2)).await;
+    manager.retain().await;
+    assert_eq!(log.progress().log_start.get(), 400, "the active segment was closed by its age, and went");
+    assert_eq!(append(&log, &[&value(400)]).await.unwrap().base_offset.get(), 400);
+    machine.disk.power_cut();
+    let (_manager, log) = machine.start().await;
+    assert_eq!(read_all(&log).await, numbered(401)[400..]);
+}

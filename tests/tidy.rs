@@ -462,12 +462,17 @@ fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
             let text = tokens[at].text.as_str();
             depth += i32::from(text == "{") - i32::from(text == "}");
             at += 1;
-            if (depth == 0 && text == "}") || (depth == 0 && text == ";") {
+            if depth == 0 && ["}", ";"].contains(&text) {
                 break;
             }
         }
     }
     kept
+}
+
+/// Tests beside a module: `x/tests.rs`, or `x/power_tests.rs` where there are several.
+fn is_test(path: &Path) -> bool {
+    path.file_stem().is_some_and(|stem| stem == "tests" || stem.to_string_lossy().ends_with("_tests"))
 }
 
 /// Every file under `src` that is not a test.
@@ -482,9 +487,7 @@ fn sources() -> Vec<Source> {
                 if path.file_name().is_none_or(|name| name != "tests") {
                     folders.push(path);
                 }
-            } else if path.extension().is_some_and(|end| end == "rs")
-                && path.file_name().is_none_or(|n| n != "tests.rs")
-            {
+            } else if path.extension().is_some_and(|end| end == "rs") && !is_test(&path) {
                 found.push(path);
             }
         }

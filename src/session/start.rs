@@ -65,7 +65,7 @@ impl ReadRequest {
                 CursorTopic::Other => return Err(CursorError::OtherTopic.into()),
                 CursorTopic::Same => {
                     all = all && cursor.all;
-                    self.from_cursor(cursor, wanted.as_deref())?
+                    self.at_cursor(cursor, wanted.as_deref())?
                 }
                 CursorTopic::Recreated => {
                     all = all && cursor.all;
@@ -133,7 +133,7 @@ impl ReadRequest {
         Ok(Position::at(partition, offset, progress.leader_epoch))
     }
 
-    fn from_cursor(&self, cursor: &Cursor, wanted: Option<&[PartitionId]>) -> Result<Vec<Position>, SessionError> {
+    fn at_cursor(&self, cursor: &Cursor, wanted: Option<&[PartitionId]>) -> Result<Vec<Position>, SessionError> {
         if let Some(beyond) = cursor.positions.iter().find(|p| p.partition.get() >= self.topic.partitions) {
             return Err(self.unknown(beyond.partition));
         }

@@ -520,6 +520,38 @@ mod tests {
         assert!(Envelope::read(r#"{"type":"credit","credit":{"record":5}}"#).unwrap().credit().is_err());
     }
 
+    /// Every type that the code reads or writes is described, and nothing else.
+    #[test]
+    fn the_protocols_document_names_every_frame() {
+        let document = include_str!("../../../openapi/asyncapi.yaml");
+        let described: Vec<_> = document.lines().filter_map(|l| l.trim().strip_prefix("type: {const: ")).collect();
+        let mut described: Vec<_> = described.iter().map(|t| t.trim_end_matches('}')).collect();
+        described.sort_unstable();
+        let all = [
+            "auth",
+            "caught-up",
+            "credit",
+            "end",
+            "error",
+            "gap",
+            "goaway",
+            "produce",
+            "produced",
+            "receive",
+            "record",
+            "settle",
+            "snapshot-end",
+            "subscribe",
+            "subscribed",
+            "unsubscribe",
+        ];
+        assert_eq!(described, all);
+        let closes = [Close::GoingAway, Close::TooSlow, Close::Retry, Close::Complete, Close::TopicDeleted];
+        for close in closes.into_iter().chain([Close::Refused, Close::TooLarge, Close::Protocol]) {
+            assert!(document.contains(&(close as u16).to_string()), "{close:?}");
+        }
+    }
+
     #[test]
     fn shared_frames_get_a_name() {
         let mut buffer = crate::session::FrameBuffer::default();

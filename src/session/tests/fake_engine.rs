@@ -265,7 +265,7 @@ impl Engine for FakeEngine {
             if epoch >= p.progress.borrow().leader_epoch {
                 return EpochEnd { epoch, end: Offset::new(p.end) };
             }
-            let upto = p.batches.iter().filter(|b| b.header().leader_epoch <= epoch).next_back();
+            let upto = p.batches.iter().rfind(|b| b.header().leader_epoch <= epoch);
             let end = upto.map_or(p.progress.borrow().log_start.offset(), |b| b.header().next_offset());
             EpochEnd { epoch, end }
         }))

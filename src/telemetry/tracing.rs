@@ -58,7 +58,10 @@ pub fn init(format: LogFormat, level: &str) -> Result<(), InitError> {
     let filter = EnvFilter::try_new(with_quiet_raft(level)).map_err(|_| InitError::Level(level.to_owned()))?;
     let registry = tracing_subscriber::registry().with(filter);
     let started = match format {
-        LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init(),
+        LogFormat::Text => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            registry.with(fmt::layer().with_ansi(colours).with_writer(std::io::stderr)).try_init()
+        }
         LogFormat::Json => registry
             .with(
                 fmt::layer()

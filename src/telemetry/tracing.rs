@@ -40,16 +40,28 @@ pub enum InitError {
     Twice,
 }
 
+/// The Raft library tells each of its steps at `info`, some twenty lines a start that say nothing to who runs a server.
+/// Naming its target in the filter brings them back: of two directives for a target the later one counts.
+fn with_quiet_raft(level: &str) -> String {
+    match level {
+        "off" | "error" => level.to_owned(),
+        _ => format!("openraft=warn,{level}"),
+    }
+}
+
 /// Starts logging for the whole process. `level` is a level or a filter in `tracing`'s syntax
 /// (`info,sluice::http=debug`). Lines go to standard error, which leaves standard output to data.
 ///
 /// # Errors
 /// [`InitError`] if the level can not be read, or logging runs already.
 pub fn init(format: LogFormat, level: &str) -> Result<(), InitError> {
-    let filter = EnvFilter::try_new(level).map_err(|_| InitError::Level(level.to_owned()))?;
+    let filter = EnvFilter::try_new(with_quiet_raft(level)).map_err(|_| InitError::Level(level.to_owned()))?;
     let registry = tracing_subscriber::registry().with(filter);
     let started = match format {
-        LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init(),
+        LogFormat::Text => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            registry.with(fmt::layer().with_ansi(colours).with_writer(std::io::stderr)).try_init()
+        }
         LogFormat::Json => registry
             .with(
                 fmt::layer()

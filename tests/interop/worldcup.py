@@ -32,7 +32,7 @@ class Server:
 
     def json(self, method, path, body=None, headers=None, expect=200):
         if body is not None:
-            body = json.dumps(body, ensure_ascii=False).encode()
+            body = exact(body)
             headers = {"content-type": "application/json", **(headers or {})}
         return json.loads(self.call(method, path, body, headers, expect)[0])
 

@@ -178,6 +178,38 @@ async fn a_full_disk_stops_a_pass_and_nothing_else() {
     fill(&log, 100, 110).await;
 }
 
+#[test]
+fn a_power_cut_at_any_change_of_a_pass_loses_nothing() {
+    let mut cut = 0;
+    loop {
+        let machine = machine(cut, 1024);
+        paused().block_on(async {
+            let (manager, log) = machine.start().await;
+            fill(&log, 0, 60).await;
+            // A second pass over what the first left joins small segments to one.
+            manager.compact().await;
+            fill(&log, 60, 80).await;
+            machine.disk.power_cut_after(cut);
+            let _ = tokio::time::timeout(Duration::from_secs(60), manager.compact()).await;
+        });
+        let finished = !machine.disk.is_down();
+        machine.disk.power_cut();
+        paused().block_on(async {
+            let (manager, log) = machine.start().await;
+            assert_eq!(log.offline_reason(), None, "cut at change {cut}");
+            check(&stored(&log).await, 0, 80);
+            manager.compact().await;
+            check(&stored(&log).await, 0, 80);
+            assert!(log_files(&machine).iter().all(|name| name.ends_with(".log")), "{:?}", log_files(&machine));
+        });
+        if finished {
+            break;
+        }
+        cut += 1;
+    }
+    assert!(cut > 20, "{cut} changes are fewer than a pass makes");
+}
+
 /// Readers, writers and a moving log start meet passes in every order that the seeds give.
 fn meets_others(seed: u64, starts: &[i64]) {
     let mut machine = machine(seed, 1024);

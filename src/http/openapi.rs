@@ -156,6 +156,7 @@ fn add_schemas(schemas: &mut Value) {
     let one: Vec<_> = values.iter().map(|name| json!({ "required": [name] })).collect();
     refused.push(json!({ "not": { "anyOf": one } }));
     schemas["NewRecord"]["not"] = json!({ "anyOf": refused });
+    schemas["NewRecord"]["properties"]["value"]["not"] = json!({ "type": "null" });
     schemas["RecordHeader"]["not"] = both("value", "value_base64");
     for name in
         ["NewRecord", "RecordHeader", "RecordBatch", "NewTopic", "TopicChange", "TruncateTopic", "TruncatePartition"]
@@ -175,9 +176,21 @@ fn complete_operation(operation: &mut Value) {
             "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
         })
     };
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for schema in parameters.into_iter().flatten().filter_map(|p| p.get_mut("schema")) {
+        plain_choice(schema);
+    }
     operation["responses"]["4XX"] = problem("The request was refused; `code` says why");
     operation["responses"]["5XX"] =
         problem("The server could not do it now; `retryable` and `side_effects` say what to do");
+}
+
+/// A choice with a default comes as two schemas, of which the second has the default and a type that is wrong.
+fn plain_choice(schema: &mut Value) {
+    let Some([choice, default]) = schema.get("allOf").and_then(Value::as_array).map(Vec::as_slice) else { return };
+    let mut plain = choice.clone();
+    plain["default"] = default["default"].clone();
+    *schema = plain;
 }
 
 /// What follows from an answer, for readers and for tests that walk the API.
@@ -254,6 +267,10 @@ fn older_schema(object: &mut Map<String, Value>) {
         object.insert("format".to_owned(), json!("byte"));
     }
     object.remove("propertyNames");
+    // It has no null to exclude.
+    if object.get("not").is_some_and(|not| *not == json!({ "type": "null" })) {
+        object.remove("not");
+    }
     for (name, plain) in [("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")] {
         if let Some(bound @ Value::Number(_)) = object.get(name).cloned() {
             object.insert(plain.to_owned(), bound);

@@ -121,9 +121,10 @@ impl State {
             .values_mut()
             .find(|(info, _)| info.id == request.topic)
             .ok_or_else(|| EngineError::UnknownTopic("gone".to_owned()))?;
-        if request.records.iter().any(|r| check_record(info, r).is_err()) {
+        let tagged = request.idempotency.is_some();
+        if request.records.iter().any(|r| check_record(info, r, tagged).is_err()) {
             let refuse = |r: &RecordToProduce| {
-                Err(check_record(info, r).map_or_else(Into::into, |()| EngineError::RejectedWithRequest))
+                Err(check_record(info, r, tagged).map_or_else(Into::into, |()| EngineError::RejectedWithRequest))
             };
             return Ok(ProduceReceipt { results: request.records.iter().map(refuse).collect(), replayed: false });
         }

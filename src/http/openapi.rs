@@ -122,7 +122,7 @@ fn complete() -> Value {
     document["tags"] = json!([
         { "name": "topics", "description": "Named groups of partitions" },
         { "name": "produce", "description": "Storing records" },
-        { "name": "records", "description": "Reading records in pages" },
+        { "name": "read", "description": "Reading records in pages, and single ones" },
         { "name": "streaming", "description": "Streams in and out; generated clients may leave them out" },
         { "name": "operations", "description": "The server itself" },
     ]);
@@ -135,6 +135,7 @@ fn complete() -> Value {
         }
     }
     link(&mut document);
+    plain_choices(&mut document);
     document
 }
 
@@ -176,21 +177,30 @@ fn complete_operation(operation: &mut Value) {
             "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
         })
     };
-    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
-    for schema in parameters.into_iter().flatten().filter_map(|p| p.get_mut("schema")) {
-        plain_choice(schema);
-    }
     operation["responses"]["4XX"] = problem("The request was refused; `code` says why");
     operation["responses"]["5XX"] =
         problem("The server could not do it now; `retryable` and `side_effects` say what to do");
 }
 
-/// A choice with a default comes as two schemas, of which the second has the default and a type that is wrong.
-fn plain_choice(schema: &mut Value) {
-    let Some([choice, default]) = schema.get("allOf").and_then(Value::as_array).map(Vec::as_slice) else { return };
-    let mut plain = choice.clone();
-    plain["default"] = default["default"].clone();
-    *schema = plain;
+/// An inlined choice comes as two schemas, of which the second has the words of the place, and a type that is wrong.
+fn plain_choices(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(plain_choices),
+        Value::Object(object) => {
+            object.values_mut().for_each(plain_choices);
+            let Some([choice, place]) = object.get("allOf").and_then(Value::as_array).map(Vec::as_slice) else {
+                return;
+            };
+            let mut plain = choice.clone();
+            for word in ["default", "description"] {
+                if let Some(said) = place.get(word) {
+                    plain[word] = said.clone();
+                }
+            }
+            *value = plain;
+        }
+        _ => {}
+    }
 }
 
 /// What follows from an answer, for readers and for tests that walk the API.

@@ -19,6 +19,7 @@ use hyper_util::{
 };
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -27,7 +28,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::Semaphore,
-    time::Sleep,
+    time::{Instant, Sleep},
 };
 use tower::Service as _;
 
@@ -39,6 +40,10 @@ const HTTP2_PING: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(
 /// What hyper may buffer of a request's head. It is twice the limit on headers, so that a request somewhat over that
 /// gets a problem that says so, and only one far over it a bare 431.
 const HEAD_BUFFER_FACTOR: usize = 2;
+/// How long a peer may be silent once we have closed our end, and how much it may still send: an answer that refuses a
+/// body of this size arrives.
+const LINGER_SILENCE: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 64 << 20;
 /// Bytes that one HTTP/2 stream may send ahead.
 const HTTP2_STREAM_WINDOW: u32 = 256 << 10;
 /// Bytes that one HTTP/2 connection may send ahead.
@@ -71,7 +76,7 @@ pub async fn serve(listener: Box<dyn Listener>, state: AppState) {
             }
         };
         back_off = BACK_OFF[0];
-        let io = TokioIo::new(FirstBytes::new(socket, state.limits().header_timeout));
+        let io = TokioIo::new(Wire::new(socket, state.limits().header_timeout));
         let router = router.clone();
         let service = service_fn(move |request: Request<Incoming>| router.clone().call(request.map(Body::new)));
         let connection = builder.serve_connection_with_upgrades(io, service).into_owned();
@@ -149,20 +154,42 @@ impl Drop for OpenConnection {
 /// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Puts a deadline on the bytes that tell HTTP/2 from HTTP/1.1: hyper's own begins only when it knows.
-struct FirstBytes {
+/// A connection's bytes, with what hyper does not see to. At its beginning, a deadline on the bytes that tell HTTP/2 from
+/// HTTP/1.1, for hyper's own begins only when it knows. At its end, a lingering close: a client that is refused while it
+/// still sends would otherwise get a reset, which throws the answer away.
+struct Wire {
     socket: Box<dyn Socket>,
     /// The deadline and how much of the preface came; `None` once it is known what the peer speaks.
     waiting: Option<(Pin<Box<Sleep>>, usize)>,
+    /// After our end was closed: until when, and how many bytes more, the peer's are read and thrown away.
+    lingering: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
-impl FirstBytes {
+impl Wire {
     fn new(socket: Box<dyn Socket>, deadline: Duration) -> Self {
-        Self { socket, waiting: Some((Box::pin(tokio::time::sleep(deadline)), 0)) }
+        Self { socket, waiting: Some((Box::pin(tokio::time::sleep(deadline)), 0)), lingering: None }
+    }
+
+    /// Reads until the peer closes its end, falls silent, or has sent too much.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (silence, left) =
+            self.lingering.get_or_insert_with(|| (Box::pin(tokio::time::sleep(LINGER_SILENCE)), LINGER_BYTES));
+        let mut space = [MaybeUninit::uninit(); 8 << 10];
+        loop {
+            let mut discarded = ReadBuf::uninit(&mut space);
+            match Pin::new(&mut self.socket).poll_read(cx, &mut discarded) {
+                Poll::Ready(Ok(())) if !discarded.filled().is_empty() && *left > 0 => {
+                    *left = left.saturating_sub(discarded.filled().len());
+                    silence.as_mut().reset(Instant::now() + LINGER_SILENCE);
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return silence.as_mut().poll(cx),
+            }
+        }
     }
 }
 
-impl AsyncRead for FirstBytes {
+impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let Some((deadline, seen)) = &mut this.waiting else { return Pin::new(&mut this.socket).poll_read(cx, buf) };
@@ -187,7 +214,7 @@ impl AsyncRead for FirstBytes {
     }
 }
 
-impl AsyncWrite for FirstBytes {
+impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(cx, buf)
     }
@@ -209,7 +236,10 @@ impl AsyncWrite for FirstBytes {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        if self.lingering.is_none() {
+            ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
+        }
+        self.poll_linger(cx).map(Ok)
     }
 }
 

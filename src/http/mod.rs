@@ -25,6 +25,8 @@ pub mod state;
 pub mod trace;
 pub mod websocket;
 
+#[cfg(test)]
+mod fake;
 mod router;
 
 pub use router::router;

@@ -122,7 +122,7 @@ fn complete() -> Value {
     document["tags"] = json!([
         { "name": "topics", "description": "Named groups of partitions" },
         { "name": "produce", "description": "Storing records" },
-        { "name": "records", "description": "Reading records in pages" },
+        { "name": "read", "description": "Reading records in pages, and single ones" },
         { "name": "streaming", "description": "Streams in and out; generated clients may leave them out" },
         { "name": "operations", "description": "The server itself" },
     ]);
@@ -135,6 +135,7 @@ fn complete() -> Value {
         }
     }
     link(&mut document);
+    plain_choices(&mut document);
     document
 }
 
@@ -156,6 +157,7 @@ fn add_schemas(schemas: &mut Value) {
     let one: Vec<_> = values.iter().map(|name| json!({ "required": [name] })).collect();
     refused.push(json!({ "not": { "anyOf": one } }));
     schemas["NewRecord"]["not"] = json!({ "anyOf": refused });
+    schemas["NewRecord"]["properties"]["value"]["not"] = json!({ "type": "null" });
     schemas["RecordHeader"]["not"] = both("value", "value_base64");
     for name in
         ["NewRecord", "RecordHeader", "RecordBatch", "NewTopic", "TopicChange", "TruncateTopic", "TruncatePartition"]
@@ -178,6 +180,27 @@ fn complete_operation(operation: &mut Value) {
     operation["responses"]["4XX"] = problem("The request was refused; `code` says why");
     operation["responses"]["5XX"] =
         problem("The server could not do it now; `retryable` and `side_effects` say what to do");
+}
+
+/// An inlined choice comes as two schemas, of which the second has the words of the place, and a type that is wrong.
+fn plain_choices(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(plain_choices),
+        Value::Object(object) => {
+            object.values_mut().for_each(plain_choices);
+            let Some([choice, place]) = object.get("allOf").and_then(Value::as_array).map(Vec::as_slice) else {
+                return;
+            };
+            let mut plain = choice.clone();
+            for word in ["default", "description"] {
+                if let Some(said) = place.get(word) {
+                    plain[word] = said.clone();
+                }
+            }
+            *value = plain;
+        }
+        _ => {}
+    }
 }
 
 /// What follows from an answer, for readers and for tests that walk the API.
@@ -254,6 +277,10 @@ fn older_schema(object: &mut Map<String, Value>) {
         object.insert("format".to_owned(), json!("byte"));
     }
     object.remove("propertyNames");
+    // It has no null to exclude.
+    if object.get("not").is_some_and(|not| *not == json!({ "type": "null" })) {
+        object.remove("not");
+    }
     for (name, plain) in [("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")] {
         if let Some(bound @ Value::Number(_)) = object.get(name).cloned() {
             object.insert(plain.to_owned(), bound);

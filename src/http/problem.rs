@@ -76,10 +76,6 @@ pub struct Body {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 0)]
     pub high_watermark: Option<i64>,
-    /// The methods that a 405 names in `Allow`.
-    #[serde(skip)]
-    #[schema(ignore)]
-    pub allow: Option<HeaderValue>,
 }
 
 /// What a failed request may have left behind.
@@ -180,7 +176,6 @@ impl Problem {
             partition: None,
             log_start_offset: None,
             high_watermark: None,
-            allow: None,
         }))
     }
 
@@ -250,13 +245,6 @@ impl Problem {
     #[must_use]
     pub fn with_results(mut self, results: Vec<RecordOutcome>) -> Self {
         self.0.results = Some(results);
-        self
-    }
-
-    /// Adds the methods that are allowed.
-    #[must_use]
-    pub fn with_allow(mut self, allow: HeaderValue) -> Self {
-        self.0.allow = Some(allow);
         self
     }
 
@@ -351,9 +339,6 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
         if let Some(ms) = self.0.retry_after_ms {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
-        }
-        if let Some(allow) = self.0.allow {
-            headers.insert(header::ALLOW, allow);
         }
         headers.insert(HeaderName::from_static("sluice-problem"), code_value(&self.0.code));
         response

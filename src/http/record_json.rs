@@ -331,7 +331,7 @@ impl<'a> RecordReader<'_, 'a> {
 
     /// `null` is never allowed; `name` decides what to write instead.
     fn not_null(&mut self, name: &str) -> Result<(), Refusal> {
-        if self.scanner.peek() != Some(b'n') {
+        if self.scanner.peek() != Some(b'n') || !matches!(self.scanner.clone().value(), Ok((Kind::Null, _))) {
             return Ok(());
         }
         let instead = match name {

@@ -9,10 +9,11 @@ use axum::{
     Router,
     body::Body,
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
+use http_body::Body as _;
 use std::collections::BTreeMap;
 use tower_http::compression::{
     CompressionLayer,
@@ -23,6 +24,10 @@ use utoipa_axum::router::OpenApiRouter;
 
 /// Answers below this size are not compressed: a packet takes them as they are.
 const COMPRESS_ABOVE: u64 = 1400;
+
+/// A request body of this size is in memory when its head is; hyper throws away what a handler left of it. With a larger
+/// one the connection has to end, and the answer must say so, or the client sends its next request into the closing.
+const DRAINED_BODY: u64 = 4 << 10;
 
 /// Every route with its document.
 pub(crate) fn documented() -> OpenApiRouter<AppState> {
@@ -105,8 +110,13 @@ async fn answer(app: &AppState, parts: Parts, body: Body, next: Next) -> Respons
         return finish(problem.into_response());
     }
     let (method, path) = (parts.method.clone(), parts.uri.clone());
+    let may_leave_a_rest = parts.version < Version::HTTP_2 && body.size_hint().upper().is_none_or(|n| n > DRAINED_BODY);
     let response = next.run(Request::from_parts(parts, body)).await;
     let mut response = finish(as_problem(response, &method, path.path()));
+    let status = response.status();
+    if may_leave_a_rest && (status.is_client_error() || status.is_server_error()) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     admitted.mark(response.headers_mut());
     response
 }
@@ -146,11 +156,9 @@ fn as_problem(response: Response, method: &Method, path: &str) -> Response {
     let kept = response.headers();
     let problem = match status {
         StatusCode::METHOD_NOT_ALLOWED => {
-            let allow = kept.get(header::ALLOW).cloned().unwrap_or(HeaderValue::from_static(""));
-            let allowed = allow.to_str().unwrap_or("").replace(',', ", ");
-            let detail = format!("{method} is not allowed on {path}; allowed are {allowed}");
-            let allow = HeaderValue::from_str(&allowed).unwrap_or(allow);
-            Problem::new(status, "method-not-allowed", "The method is not allowed", detail).with_allow(allow)
+            // axum adds the header Allow on its way out, after this.
+            let detail = format!("{method} is not allowed on {path}; the header Allow names what is");
+            Problem::new(status, "method-not-allowed", "The method is not allowed", detail)
         }
         StatusCode::NOT_FOUND => Problem::not_found(format!("there is nothing at {path}")),
         StatusCode::UPGRADE_REQUIRED => {
@@ -199,3 +207,6 @@ fn method_label(method: &Method) -> &'static str {
         _ => "other",
     }
 }
+
+#[cfg(test)]
+mod tests;

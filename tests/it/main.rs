@@ -3,5 +3,6 @@
 mod engine_conformance;
 mod harness;
 mod kill9;
+mod producing;
 mod reading;
 mod slow_readers;

@@ -73,6 +73,8 @@ fn what_can_not_be_understood_is_malformed() {
         (r#"{"value":1"#, "expected"),
         ("[]", "a record is an object"),
         ("null", "null is not allowed"),
+        ("no json", "a JSON value was expected"),
+        (r#"{"value":nil}"#, "a JSON value was expected"),
         ("", "a record is an object"),
     ] {
         match one(text) {

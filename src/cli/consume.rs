@@ -222,10 +222,8 @@ async fn read(
 
 fn handle(event: &SseEvent, printer: &mut Printer) -> Result<Next, CliError> {
     match event.name.as_str() {
-        "message" => {
-            if printer.print(&event.data)? {
-                return Ok(Next::End);
-            }
+        "message" if printer.print(&event.data)? => {
+            return Ok(Next::End);
         }
         "gap" => warn_of_gap(&serde_json::from_str(&event.data).unwrap_or_default()),
         "problem" => {

@@ -132,7 +132,7 @@ fn a_batch_names_each_bad_record() {
         assert_eq!(problem.status(), StatusCode::BAD_REQUEST);
         assert!(problem.body().detail.contains(says), "{text}: {}", problem.body().detail);
     }
-    let many = format!(r#"{{"records":[{}]}}"#, vec![r#"{"value":1}"#; 6].join(","));
+    let many = format!(r#"{{"records":[{}]}}"#, [r#"{"value":1}"#; 6].join(","));
     assert_eq!(batch(&many).unwrap_err().status(), StatusCode::PAYLOAD_TOO_LARGE);
 }
 

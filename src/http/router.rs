@@ -43,7 +43,6 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
 }
 
 /// The whole door as a service.
-#[must_use]
 pub fn router(state: AppState) -> Router {
     let (documented, document) = documented().split_for_parts();
     let routes = documented.merge(openapi::routes()).merge(assets::routes());

@@ -135,7 +135,7 @@ fn host_of(parts: &Parts) -> Option<&str> {
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port))
-            if port.bytes().all(|c| c.is_ascii_digit()) && !(name.contains(':') && !name.ends_with(']')) =>
+            if (name.ends_with(']') || !name.contains(':')) && port.bytes().all(|c| c.is_ascii_digit()) =>
         {
             name
         }

@@ -107,6 +107,7 @@ async fn what_is_refused_is_a_problem() {
     let door = door();
     let long = format!("POST /v1/topics/{}/events", "x".repeat(250));
     let json = &[("content-type", "application/json")][..];
+    #[allow(clippy::type_complexity, reason = "a table of cases")]
     let cases: &[(&str, &[(&str, &str)], &str, u16, &str)] = &[
         ("GET /nowhere", &[], "", 404, "not-found"),
         ("GET /v1/topics/a/events", &[], "", 405, "method-not-allowed"),

@@ -56,7 +56,7 @@ impl Setting {
         (self.set)(config, text)
     }
 
-    /// The text of its value, as [`Self::set`] takes it; `None` while it has none and [`Self::automatic`] says what holds.
+    /// The text of its value, as [`Self::set`] takes it; `None` while it has none and `Self::automatic` says what holds.
     #[must_use]
     pub fn get(&self, config: &ServerConfig) -> Option<String> {
         (self.get)(config)

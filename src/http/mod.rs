@@ -26,7 +26,7 @@ pub mod trace;
 pub mod websocket;
 
 #[cfg(test)]
-mod fake;
+mod fake_tests;
 mod router;
 
 pub use router::router;

@@ -1,7 +1,7 @@
 //! The API's document: OpenAPI 3.1 from the routes themselves, 3.0.3 derived from it, and the pages that show it.
 //!
 //! **Invariant**: a route that is served is in the document, for both come from one registration
-//! ([`super::router::documented`]); only what no attribute can say is added here. The files in `openapi/` are what
+//! (`router::documented`); only what no attribute can say is added here. The files in `openapi/` are what
 //! [`document`] gives; a test holds them to it.
 
 use super::{AppState, assets, router};

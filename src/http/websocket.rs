@@ -4,7 +4,7 @@
 //! share, and go past tungstenite's buffer straight to the socket, many in one vectored write.
 //!
 //! **Invariant**: shared frames are put on the socket only behind everything tungstenite has to write, and tungstenite
-//! writes nothing before they are out: [`RawFrames`] keeps the order. A peer's message is at most [`MAX_MESSAGE`].
+//! writes nothing before they are out: `RawFrames` keeps the order. A peer's message is at most [`MAX_MESSAGE`].
 
 use super::{AppState, api::records::write_gap, problem::Problem, sse::Counted, sse::HEARTBEAT};
 use crate::{

@@ -285,13 +285,13 @@ mod tests {
     fn they_render_with_prefix_units_and_an_end() {
         metrics().fsyncs.inc();
         metrics().fsync_seconds.observe(0.0001);
-        let labels = RouteStatusLabels { method: "GET", route: intern("/v1/topics"), status: 200 };
+        let labels = RouteStatusLabels { method: "GET", route: intern("/of-this-test"), status: 200 };
         metrics().http_requests.get_or_create(&labels).inc();
         let text = metrics().render();
         assert!(text.contains("sluice_fsyncs_total "), "{text}");
         assert!(text.contains("sluice_fsync_duration_seconds_bucket{le=\"0.0001\"}"), "{text}");
         assert!(
-            text.contains("sluice_http_requests_total{method=\"GET\",route=\"/v1/topics\",status=\"200\"} 1"),
+            text.contains("sluice_http_requests_total{method=\"GET\",route=\"/of-this-test\",status=\"200\"} 1"),
             "{text}"
         );
         assert!(text.ends_with("# EOF\n"), "{text}");

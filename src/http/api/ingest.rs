@@ -1,7 +1,7 @@
 //! Records as a stream of lines, in and out.
 //!
 //! **Invariant**: lines are given to the engine in their order. What is held for one request is bounded: one unfinished
-//! line, one batch being filled and [`PENDING_BATCHES`] under way. A line that was cut off is not stored.
+//! line, one batch being filled and `PENDING_BATCHES` under way. A line that was cut off is not stored.
 
 use super::produce::{self, AcksParameter, IdempotencyKey, Target, Wanted};
 use crate::{

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    http::{Limits, Settings, fake::FakeEngine},
+    http::{Limits, Settings, fake_tests::FakeEngine},
     sys::{Network as _, TcpNetwork},
 };
 use std::net::SocketAddr;

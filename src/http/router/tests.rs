@@ -1,4 +1,4 @@
-use super::super::{Settings, fake::FakeEngine};
+use super::super::{Settings, fake_tests::FakeEngine};
 use super::*;
 use crate::engine::EngineError;
 use axum::body::to_bytes;

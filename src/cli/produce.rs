@@ -105,6 +105,8 @@ struct Run {
     /// Some request was answered: from now on a closed port is a restart, and not a slip in the URL.
     reached: AtomicBool,
     partitions: parking_lot::Mutex<BTreeMap<i32, Stored>>,
+    /// The line at which the reading stopped; what came before it is still sent.
+    bad_line: parking_lot::Mutex<Option<CliError>>,
 }
 
 /// Sends all of stdin.
@@ -121,6 +123,7 @@ pub async fn run(args: ProduceArgs) -> Result<(), CliError> {
         stored: AtomicU64::new(0),
         reached: AtomicBool::new(false),
         partitions: parking_lot::Mutex::default(),
+        bad_line: parking_lot::Mutex::default(),
     });
     if std::io::stdin().is_terminal() {
         eprintln!("one record a line; end with Ctrl-D");
@@ -134,8 +137,9 @@ pub async fn run(args: ProduceArgs) -> Result<(), CliError> {
         })
         .collect();
     let output = args.output;
-    tasks.spawn(distribute(read_lines(args), lanes, run.batch));
+    tasks.spawn(distribute(run.clone(), read_lines(args), lanes));
     let finished = all(&mut tasks, &run).await;
+    let finished = finished.and_then(|()| run.bad_line.lock().take().map_or(Ok(()), Err));
     report(&run, output, finished.is_ok())?;
     finished
 }
@@ -210,18 +214,24 @@ fn parse(args: &ProduceArgs, line: &[u8]) -> Result<Option<OutRecord>, String> {
 
 /// Gives each line to its lane.
 async fn distribute(
+    run: Arc<Run>,
     mut lines: mpsc::Receiver<Result<Line, CliError>>,
     lanes: Vec<mpsc::Sender<Line>>,
-    batch: usize,
 ) -> Result<(), CliError> {
     let mut keyless = 0;
     while let Some(line) = lines.recv().await {
-        let line = line?;
+        let line = match line {
+            Ok(line) => line,
+            Err(e) => {
+                *run.bad_line.lock() = Some(e);
+                break;
+            }
+        };
         let lane = match &line.record.key {
             Some(key) => murmur2(key) as usize % lanes.len(),
             None => {
                 keyless += 1;
-                keyless / batch % lanes.len()
+                keyless / run.batch % lanes.len()
             }
         };
         if lanes[lane].send(line).await.is_err() {

@@ -187,11 +187,11 @@ async fn list(internal: bool, rest: &Common) -> Result<(), CliError> {
                 output::json_line(topic)?;
                 continue;
             }
-            let partitions = match &topic["partitions"] {
-                Value::Array(all) => all.len().to_string(),
-                other => output::cell(other),
-            };
-            rows.push(vec![output::cell(&topic["name"]), partitions, output::cell(&topic["replication_factor"])]);
+            rows.push(vec![
+                output::cell(&topic["name"]),
+                output::cell(&topic["partition_count"]),
+                output::cell(&topic["replication_factor"]),
+            ]);
         }
         token = page["next_page_token"].as_str().map(str::to_owned);
         if token.is_none() {

@@ -26,6 +26,8 @@ const STAGED_BYTES: usize = 32 << 20;
 const OPEN_FILES: usize = 512;
 /// How long a change of the metadata may take.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a recovery that takes long says how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How many brokers there are: one, until brokers replicate.
 const BROKERS: usize = 1;
 
@@ -229,8 +231,13 @@ async fn open_logs(
         let config = TopicConfig::with_overrides(&defaults, &topic.overrides);
         Some(LogConfig { topic: config.unwrap_or_else(|_| TopicConfig::new(&defaults)) })
     };
-    let progress = |p: crate::log::OpenProgress| {
-        tracing::debug!(done = p.done, total = p.total, bytes = p.bytes, "recovering");
+    let told = parking_lot::Mutex::new(tokio::time::Instant::now());
+    let progress = move |p: crate::log::OpenProgress| {
+        let mut told = told.lock();
+        if told.elapsed() >= PROGRESS_INTERVAL {
+            *told = tokio::time::Instant::now();
+            tracing::info!(done = p.done, total = p.total, bytes = p.bytes, "recovering the partitions");
+        }
     };
     LogManager::open(sys.clone(), folder.topics(), settings, Arc::new(known), Arc::new(progress))
         .await
@@ -269,11 +276,11 @@ fn http_settings(config: &ServerConfig, listen: Option<SocketAddr>, advertised: 
     http::Settings {
         limits,
         cors_origins: config.allowed_origins.clone(),
+        allowed_hosts: config.allowed_hosts.clone(),
         listen,
         advertised,
         auto_create_topics: config.auto_create_topics,
         idempotency_retention: config.log.idempotency_retention,
         idempotency_keys_per_partition: config.log.idempotency_keys,
-        ..http::Settings::default()
     }
 }

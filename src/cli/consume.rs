@@ -222,9 +222,7 @@ async fn read(
 
 fn handle(event: &SseEvent, printer: &mut Printer) -> Result<Next, CliError> {
     match event.name.as_str() {
-        "message" if printer.print(&event.data)? => {
-            return Ok(Next::End);
-        }
+        "message" => return Ok(if printer.print(&event.data)? { Next::End } else { Next::Go }),
         "gap" => warn_of_gap(&serde_json::from_str(&event.data).unwrap_or_default()),
         "problem" => {
             let body: Value = serde_json::from_str(&event.data).unwrap_or_default();

@@ -22,7 +22,8 @@ impl clap::Args for ServerFlags {
                 .long(setting.flag())
                 .value_name(setting.placeholder)
                 .help(format!("{} {note}", setting.help))
-                .help_heading("Settings");
+                .help_heading("Settings")
+                .overrides_with(setting.name); // the last one wins, so that a wrapper's flags can be changed
             command.arg(match setting.kind {
                 Kind::Boolean => argument.num_args(0..=1).default_missing_value("true"),
                 _ => argument.num_args(1),

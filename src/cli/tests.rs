@@ -26,7 +26,8 @@ fn flags_without_a_command_are_the_servers() {
 #[test]
 fn each_setting_has_its_flag() {
     for setting in crate::config::SETTINGS {
-        let line = format!("sluice serve --{} x", setting.flag());
+        // The last one wins.
+        let line = format!("sluice serve --{0} y --{0} x", setting.flag());
         match Cli::try_parse_from(arguments(&line)).unwrap().command {
             Command::Serve(args) => assert_eq!(args.flag(setting.name), Some("x")),
             other => panic!("{other:?}"),

@@ -62,6 +62,8 @@ pub struct ServerConfig {
     pub ready_file: Option<PathBuf>,
     /// Origins of other hosts whose pages may use the HTTP door. Pages that the server itself serves always may.
     pub allowed_origins: Vec<String>,
+    /// Names under which clients may reach a loopback listener, besides its own (behind a proxy, say).
+    pub allowed_hosts: Vec<String>,
     /// The partitions' logs.
     pub log: LogOptions,
     /// What one request may bring.
@@ -124,10 +126,11 @@ impl ServerConfig {
             log_level: "info".to_owned(),
             ready_file: None,
             allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
             log: LogOptions {
                 segment_bytes: topic.segment_bytes,
                 flush_interval: Duration::from_millis(100),
-                idempotency_retention: Duration::from_hours(24),
+                idempotency_retention: Duration::from_secs(24 * 3600),
                 idempotency_keys: 100_000,
             },
             limits: Limits { record_bytes: 1 << 20, batch_bytes: 16 << 20 },

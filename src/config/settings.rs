@@ -267,6 +267,15 @@ pub static SETTINGS: &[Setting] = &[
     )
     .kind(Kind::List),
     setting(
+        "allowed-hosts",
+        "HOST,…",
+        "names of hosts without a port, as in games.example.org",
+        "Names under which a loopback listener may be reached, besides its own (behind a proxy)",
+        |c, t| put!(c.allowed_hosts, value::hosts(t)),
+        |c| Some(c.allowed_hosts.join(",")),
+    )
+    .kind(Kind::List),
+    setting(
         "log.segment-bytes",
         "BYTES",
         "a number of bytes from 16KiB to 1GiB",

@@ -123,6 +123,15 @@ fn origin(text: &str) -> Option<String> {
         .map(|_| text.to_owned())
 }
 
+/// Names of hosts, parted by commas; none for the empty text.
+pub(super) fn hosts(text: &str) -> Option<Vec<String>> {
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    let host = |name: &str| host_and_port(&format!("{name}:1")).map(|_| name.to_owned());
+    text.split(',').map(|part| host(part.trim())).collect()
+}
+
 /// A path; not empty.
 pub(super) fn path(text: &str) -> Option<std::path::PathBuf> {
     (!text.is_empty()).then(|| text.into())

@@ -100,7 +100,7 @@ fn check_same_site(parts: &Parts) -> Result<(), Problem> {
 }
 
 fn cross_origin(detail: String) -> Problem {
-    let detail = format!("{detail}; its operator can allow an origin with the setting cors-origins");
+    let detail = format!("{detail}; its operator can allow an origin with the setting allowed-origins");
     Problem::new(StatusCode::FORBIDDEN, "origin-not-allowed", "The page's origin is not allowed", detail)
 }
 

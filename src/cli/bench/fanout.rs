@@ -80,8 +80,8 @@ pub struct Plan {
 
 impl Plan {
     /// Against the server.
-    pub fn server(bench: &Bench, topic: &str, transport: Transport) -> Self {
-        let batch = |n| produce::batch(topic, n, bench.args.size, |i| format!("key-{i}"));
+    pub fn server(bench: &Bench, host: &str, topic: &str, transport: Transport) -> Self {
+        let batch = |n| produce::batch(host, topic, n, bench.args.size, |i| format!("key-{i}"));
         Self {
             subscribe: format!("/v1/topics/{topic}/stream?from=latest"),
             transport,
@@ -92,9 +92,9 @@ impl Plan {
 
     /// Against the bare handler, with messages as long as the server's: a record's JSON is about 90 bytes longer than
     /// its value, and an event has its cursor.
-    pub fn bare(bench: &Bench) -> Self {
+    pub fn bare(bench: &Bench, host: &str) -> Self {
         let event = [b"data: ".as_slice(), &vec![b'x'; bench.args.size + 150], b"\n\n"].concat();
-        let post = |n| request("POST", "/fanout", "", &event.repeat(n));
+        let post = |n| request(host, "POST", "/fanout", "", &event.repeat(n));
         Self { subscribe: "/fanout".to_owned(), transport: Transport::Sse, one: post(1), many: post(BATCH as usize) }
     }
 }
@@ -209,7 +209,7 @@ async fn subscribe(sys: &crate::sys::Sys, address: &str, path: &str, transport: 
             101,
         ),
     };
-    match connection.start(&request("GET", path, headers, b"")).await? {
+    match connection.start(&request(address, "GET", path, headers, b"")).await? {
         status if status == expected => Ok(connection),
         status => Err(io::Error::other(format!("a subscription was answered with status {status}"))),
     }

@@ -217,11 +217,11 @@ impl Connection {
     }
 }
 
-/// A request's bytes.
+/// A request's bytes; `host` is the server's address, which it checks.
 #[must_use]
-pub fn request(method: &str, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+pub fn request(host: &str, method: &str, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let length = if method == "GET" { String::new() } else { format!("content-length: {}\r\n", body.len()) };
-    let mut bytes = format!("{method} {path} HTTP/1.1\r\nhost: bench\r\n{headers}{length}\r\n").into_bytes();
+    let mut bytes = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n{headers}{length}\r\n").into_bytes();
     bytes.extend_from_slice(body);
     bytes
 }

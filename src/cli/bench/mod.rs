@@ -181,7 +181,7 @@ async fn make_topic(bench: &Bench, server: &Process) -> Result<String, CliError>
     };
     let body = json!({"name": name, "partitions": bench.args.partitions, "config": {"flush": bench.args.flush}});
     let headers = "content-type: application/json\r\n";
-    let request = request("POST", "/v1/topics", headers, body.to_string().as_bytes());
+    let request = request(&server.address, "POST", "/v1/topics", headers, body.to_string().as_bytes());
     let failed = |e: std::io::Error| CliError::failed(format!("no server answers at {}: {e}", server.address));
     let mut connection = Connection::open(&bench.sys, &server.address).await.map_err(failed)?;
     let mut answer = Vec::new();
@@ -194,7 +194,7 @@ async fn make_topic(bench: &Bench, server: &Process) -> Result<String, CliError>
 }
 
 async fn delete_topic(bench: &Bench, server: &Process, topic: &str) {
-    let request = request("DELETE", &format!("/v1/topics/{topic}"), "", b"");
+    let request = request(&server.address, "DELETE", &format!("/v1/topics/{topic}"), "", b"");
     let deleted = match Connection::open(&bench.sys, &server.address).await {
         Ok(mut connection) => connection.exchange(&request, &mut Vec::new()).await,
         Err(e) => Err(e),
@@ -254,8 +254,9 @@ async fn fanout(bench: &Bench, server: &Process, bare: &Process, topic: &str) ->
             Transport::Websocket => "fanout-websocket",
         };
         let mut figure = Figure::new(name, "deliveries/s", "one message to all");
-        let mut audience = Audience::gather(bench, server, Plan::server(bench, topic, transport)).await?;
-        let mut bare_audience = Audience::gather(bench, bare, Plan::bare(bench)).await?;
+        let mut audience =
+            Audience::gather(bench, server, Plan::server(bench, &server.address, topic, transport)).await?;
+        let mut bare_audience = Audience::gather(bench, bare, Plan::bare(bench, &bare.address)).await?;
         figure.idle_bytes = audience.idle_bytes;
         bare_audience.round(bare, warm_up).await?;
         audience.round(server, warm_up).await?;

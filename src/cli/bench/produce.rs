@@ -20,7 +20,7 @@ pub async fn round(bench: &Bench, target: &Process, topic: &str, duration: Durat
     let started = Instant::now();
     let mut workers = JoinSet::new();
     for worker in 0..args.concurrency {
-        let requests = requests(bench, topic, worker);
+        let requests = requests(bench, &target.address, topic, worker);
         let (sys, address) = (bench.sys.clone(), target.address.clone());
         workers.spawn(async move {
             let mut connection = Connection::open(&sys, &address).await.map_err(|e| e.to_string())?;
@@ -51,7 +51,7 @@ pub async fn round(bench: &Bench, target: &Process, topic: &str, duration: Durat
     Ok(Round { records: latency.len() * per_request, seconds, latency, cpu_seconds })
 }
 
-fn requests(bench: &Bench, topic: &str, worker: u32) -> Vec<Vec<u8>> {
+fn requests(bench: &Bench, host: &str, topic: &str, worker: u32) -> Vec<Vec<u8>> {
     let variants = if bench.is_batch() { VARIANTS / 8 } else { VARIANTS };
     (0..variants)
         .map(|variant| {
@@ -59,15 +59,15 @@ fn requests(bench: &Bench, topic: &str, worker: u32) -> Vec<Vec<u8>> {
                 |n: u32| format!("key-{}", (worker * VARIANTS + variant).wrapping_mul(7919).wrapping_add(n) % 10_000);
             if !bench.is_batch() {
                 let path = format!("/v1/topics/{topic}/events?key={}", key(0));
-                return request("POST", &path, "content-type: application/json\r\n", &value(bench.args.size));
+                return request(host, "POST", &path, "content-type: application/json\r\n", &value(bench.args.size));
             }
-            batch(topic, bench.args.batch, bench.args.size, key)
+            batch(host, topic, bench.args.batch, bench.args.size, key)
         })
         .collect()
 }
 
 /// A request of many records.
-pub fn batch(topic: &str, records: u32, size: usize, key: impl Fn(u32) -> String) -> Vec<u8> {
+pub fn batch(host: &str, topic: &str, records: u32, size: usize, key: impl Fn(u32) -> String) -> Vec<u8> {
     let value = String::from_utf8(value(size)).expect("the value is ASCII");
     let mut body = String::from("{\"records\":[");
     for n in 0..records {
@@ -75,7 +75,7 @@ pub fn batch(topic: &str, records: u32, size: usize, key: impl Fn(u32) -> String
         write!(body, "{comma}{{\"key\":\"{}\",\"value\":{value}}}", key(n)).expect("writing to a string does not fail");
     }
     body.push_str("]}");
-    request("POST", &format!("/v1/topics/{topic}/records"), "content-type: application/json\r\n", body.as_bytes())
+    request(host, "POST", &format!("/v1/topics/{topic}/records"), "content-type: application/json\r\n", body.as_bytes())
 }
 
 /// JSON of this many bytes, or a few more.
@@ -98,7 +98,7 @@ mod tests {
             assert!(serde_json::from_slice::<serde_json::Value>(&value).is_ok());
             assert!(value.len() >= size && value.len() <= size.max(60), "{} for {size}", value.len());
         }
-        let request = String::from_utf8(batch("t", 3, 80, |n| format!("k{n}"))).unwrap();
+        let request = String::from_utf8(batch("localhost", "t", 3, 80, |n| format!("k{n}"))).unwrap();
         let body = request.split_once("\r\n\r\n").unwrap().1;
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(body["records"].as_array().unwrap().len(), 3);

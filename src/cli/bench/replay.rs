@@ -18,7 +18,9 @@ pub async fn fill(bench: &Bench, server: &Process, topic: &str) -> Result<u64, C
     let mut body = Vec::new();
     let batches = bench.args.records.div_ceil(u64::from(FILL_BATCH));
     for i in 0..batches {
-        let request = produce::batch(topic, FILL_BATCH, bench.args.size, |n| format!("key-{}", u64::from(n) + i));
+        let request = produce::batch(&server.address, topic, FILL_BATCH, bench.args.size, |n| {
+            format!("key-{}", u64::from(n) + i)
+        });
         let status = connection.exchange(&request, &mut body).await.map_err(failed)?;
         if status != 200 {
             return Err(CliError::failed(format!("filling the topic: {status} {}", String::from_utf8_lossy(&body))));
@@ -46,8 +48,8 @@ pub async fn round(bench: &Bench, target: &Process, source: Source, records: u64
         readers.spawn(async move {
             let mut connection = Connection::open(&sys, &address).await?;
             match source {
-                Source::Pages(topic) => pages(&mut connection, &topic, records).await,
-                Source::Stream(path) => stream(&mut connection, &path, records).await,
+                Source::Pages(topic) => pages(&mut connection, &address, &topic, records).await,
+                Source::Stream(path) => stream(&mut connection, &address, &path, records).await,
             }
         });
     }
@@ -61,14 +63,14 @@ pub async fn round(bench: &Bench, target: &Process, source: Source, records: u64
     Ok(Round { records: total, seconds, latency: super::histogram(), cpu_seconds })
 }
 
-async fn pages(connection: &mut Connection, topic: &str, records: u64) -> std::io::Result<u64> {
+async fn pages(connection: &mut Connection, host: &str, topic: &str, records: u64) -> std::io::Result<u64> {
     let offset = memchr::memmem::Finder::new(b"\"offset\":");
     let mut body = Vec::new();
     let mut query = "from=earliest".to_owned();
     let mut count = 0;
     while count < records {
         let path = format!("/v1/topics/{topic}/records?limit=10000&max_bytes=4194304&{query}");
-        let status = connection.exchange(&request("GET", &path, "", b""), &mut body).await?;
+        let status = connection.exchange(&request(host, "GET", &path, "", b""), &mut body).await?;
         let cursor = next_cursor(&body);
         let found = offset.find_iter(&body).count() as u64;
         let (200, Some(cursor), 1..) = (status, cursor, found) else {
@@ -89,8 +91,8 @@ fn next_cursor(body: &[u8]) -> Option<String> {
     String::from_utf8(body[at..at + length].to_vec()).ok()
 }
 
-async fn stream(connection: &mut Connection, path: &str, records: u64) -> std::io::Result<u64> {
-    let status = connection.start(&request("GET", path, "accept: text/event-stream\r\n", b"")).await?;
+async fn stream(connection: &mut Connection, host: &str, path: &str, records: u64) -> std::io::Result<u64> {
+    let status = connection.start(&request(host, "GET", path, "accept: text/event-stream\r\n", b"")).await?;
     if status != 200 {
         return Err(std::io::Error::other(format!("status {status}")));
     }

@@ -1,0 +1,243 @@
+//! The program as people run it: what it prints, how it ends, what it leaves behind.
+
+use crate::harness::{PATIENCE, Server};
+use serde_json::{Value, json};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Command, Output, Stdio};
+
+/// The program, without settings of whoever runs the tests.
+fn sluice(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SLUICE_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Runs it against a server, with this on stdin, to its end.
+fn run(server: &Server, arguments: &[&str], input: &[u8]) -> Output {
+    let mut command = sluice(arguments);
+    command.env("SLUICE_URL", format!("http://{}", server.http()));
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program was built");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().expect("it is our child");
+    let _ = writer.join().expect("the writer does not panic"); // a command that reads no input closes it
+    output
+}
+
+fn status(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_produced_is_consumed() {
+    let server = Server::start().await;
+    let made = run(&server, &["topic", "create", "lines", "--partitions", "4", "-o", "json"], b"");
+    assert_eq!(status(&made), Some(0), "{made:?}");
+    assert_eq!(serde_json::from_slice::<Value>(&made.stdout).expect("a JSON line")["name"], "lines");
+
+    let mut input = Vec::new();
+    for n in 0..5000 {
+        input.extend_from_slice(format!("key-{}:{n} ä {{}}\n", n % 7).as_bytes());
+    }
+    input.extend_from_slice(b"key-0:\xff\x00not text\n");
+    let arguments = ["produce", "lines", "--key-separator", ":", "--batch", "100", "-o", "json"];
+    let produced = run(&server, &arguments, &input);
+    assert_eq!(status(&produced), Some(0), "{produced:?}");
+    assert_eq!(serde_json::from_slice::<Value>(&produced.stdout).expect("a JSON line")["stored"], 5001);
+
+    let consumed = run(&server, &["consume", "lines", "--key-separator", ":"], b"");
+    assert_eq!(status(&consumed), Some(0), "{}", text(&consumed.stderr));
+    // Each key's lines come in their order, though the keys lie in several partitions and went in several lanes.
+    let of_key = |bytes: &[u8], key: &str| -> Vec<Vec<u8>> {
+        let start = format!("{key}:").into_bytes();
+        bytes.split(|b| *b == b'\n').filter(|line| line.starts_with(&start)).map(<[u8]>::to_vec).collect()
+    };
+    for key in 0..7 {
+        let key = format!("key-{key}");
+        assert_eq!(of_key(&consumed.stdout, &key), of_key(&input, &key), "{key}");
+    }
+
+    // What is printed as JSON can be sent on, to a topic with another number of partitions.
+    let json = run(&server, &["consume", "lines", "-o", "json"], b"");
+    let absent = run(&server, &["consume", "copy"], b"");
+    assert_eq!(status(&absent), Some(1), "the topic is not there: {absent:?}");
+    assert!(text(&absent.stderr).contains("sluice topic create"), "{absent:?}");
+    run(&server, &["topic", "create", "copy", "--partitions", "1"], b"");
+    let copied = run(&server, &["produce", "copy", "--ndjson"], &json.stdout);
+    assert_eq!(status(&copied), Some(0), "{copied:?}");
+    let arguments = ["consume", "copy", "--key", "key-3", "--key-separator", ":"];
+    let one_key = run(&server, &arguments, b"");
+    assert_eq!(of_key(&one_key.stdout, "key-3"), of_key(&input, "key-3"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_before_a_bad_line_is_stored() {
+    let server = Server::start().await;
+    run(&server, &["topic", "create", "t", "--partitions", "1"], b"");
+    let produced = run(&server, &["produce", "t", "--key-separator", "="], b"a=1\nb=2\nnothing\nc=3\n");
+    assert_eq!(status(&produced), Some(1));
+    assert!(text(&produced.stderr).contains("line 3"), "{produced:?}");
+    assert_eq!(text(&run(&server, &["consume", "t"], b"").stdout), "1\n2\n");
+}
+
+/// Ends it when the test does.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended by itself
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_goes_on_where_it_was_after_the_server_restarted() {
+    let server = Server::start().await;
+    let topic = json!({"name": "live", "partitions": 1});
+    assert_eq!(server.client().post_json("/v1/topics", &topic).await.status, 201);
+    let address = server.http().to_owned();
+    let mut command = sluice(&["consume", "live", "--follow", "--from", "earliest", "--limit", "40"]);
+    command.env("SLUICE_URL", format!("http://{address}")).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut follower = Running(command.spawn().expect("the program was built"));
+    let lines = BufReader::new(follower.0.stdout.take().expect("it is piped")).lines();
+    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+
+    let numbers = |range: std::ops::Range<u32>| range.map(|n| format!("{n}\n")).collect::<String>();
+    assert_eq!(status(&run(&server, &["produce", "live"], numbers(0..20).as_bytes())), Some(0));
+    let mut seen = Vec::new();
+    let patience = |seen: &[String]| format!("only {} came", seen.len());
+    while seen.len() < 20 {
+        let line = tokio::time::timeout(PATIENCE, received.recv()).await.ok().flatten();
+        seen.push(line.unwrap_or_else(|| panic!("{}", patience(&seen))));
+    }
+    // The same port again, which the follower knows.
+    let folder = server.kill9();
+    let server = Server::start_in(folder, &["--http", &address]).await;
+    assert_eq!(status(&run(&server, &["produce", "live"], numbers(20..40).as_bytes())), Some(0));
+    while seen.len() < 40 {
+        let line = tokio::time::timeout(PATIENCE, received.recv()).await.ok().flatten();
+        seen.push(line.unwrap_or_else(|| panic!("{}", patience(&seen))));
+    }
+    assert_eq!(seen, numbers(0..40).lines().collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_exit_status_says_what_was_wrong() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let end = |arguments: &[&str]| {
+        let output = sluice(arguments).output().expect("the program was built");
+        assert!(output.stdout.is_empty(), "messages are no data: {output:?}");
+        (status(&output), text(&output.stderr))
+    };
+    let serve = |data: &str| end(&["--http", "127.0.0.1:0", "--kafka", "off", "--peer", "off", "--data", data]);
+
+    assert_eq!(end(&["frobnicate"]).0, Some(2));
+    assert_eq!(end(&["--flush", "never"]).0, Some(2));
+    std::fs::write(path("s.toml"), "htpp = 'off'\n").expect("the folder is ours");
+    let (code, stderr) = end(&["--config", &path("s.toml")]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("s.toml:1") && stderr.contains("'http'"), "{stderr}");
+
+    std::fs::create_dir(path("foreign")).expect("the folder is ours");
+    std::fs::write(path("foreign/letter.txt"), "x").expect("the folder is ours");
+    assert_eq!(serve(&path("foreign")).0, Some(3));
+    assert_eq!(std::fs::read(path("foreign/letter.txt")).expect("it is still there"), b"x");
+    assert_eq!(end(&["doctor", "--data", &path("foreign")]).0, Some(3));
+    // A file where a folder has to be: nobody can write there, not even root.
+    assert_eq!(serve(&path("s.toml")).0, Some(3));
+
+    let server = Server::start().await;
+    let data = server.data().to_string_lossy().into_owned();
+    let (code, stderr) = serve(&data);
+    assert_eq!(code, Some(3));
+    assert!(stderr.contains("in use"), "{stderr}");
+    assert_eq!(end(&["doctor", "--data", &data]).0, Some(3));
+    let taken = server.http().to_owned();
+    let arguments = ["--http", &taken, "--kafka", "off", "--peer", "off", "--data", &path("fresh")];
+    let (code, stderr) = end(&arguments);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("--http"), "{stderr}");
+
+    // Data of a version to come.
+    let (_, kept) = server.terminate().await;
+    let meta = kept.path().join("data/meta");
+    let mut bytes = std::fs::read(&meta).expect("a formatted folder has it");
+    bytes[8] += 1;
+    std::fs::write(&meta, &bytes).expect("the folder is ours");
+    assert_eq!(serve(&data).0, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_told_to_stop_drains_and_leaves_clean_data() {
+    let server = Server::start().await;
+    assert_eq!(server.ready()["node_id"], 1);
+    assert_eq!(server.ready()["pid"], server.pid());
+    run(&server, &["topic", "create", "t", "--partitions", "2"], b"");
+    assert_eq!(status(&run(&server, &["produce", "t"], b"a\nb\nc\n")), Some(0));
+    let (exit, folder) = server.terminate().await;
+    assert_eq!(exit.code(), Some(0));
+    assert!(!folder.path().join("ready.json").exists(), "the ready-file goes with the server");
+
+    let data = folder.path().join("data").to_string_lossy().into_owned();
+    let doctor = sluice(&["doctor", "--data", &data, "-o", "json"]).output().expect("the program was built");
+    assert_eq!(status(&doctor), Some(0), "{doctor:?}");
+    let lines = text(&doctor.stdout);
+    let partitions: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).expect("a JSON line")).collect();
+    assert_eq!(partitions.len(), 2, "{lines}");
+    assert!(partitions.iter().all(|p| p["state"] == "well"), "{lines}");
+    assert_eq!(partitions.iter().filter_map(|p| p["records"].as_i64()).sum::<i64>(), 3, "{lines}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_fills_its_topic_with_scores_that_add_up() {
+    let server = Server::start().await;
+    let demo = run(&server, &["demo", "--speed", "0", "--seed", "3"], b"");
+    assert_eq!(status(&demo), Some(0), "{}", text(&demo.stderr));
+    let consumed = run(&server, &["consume", "games"], b"");
+    let events: Vec<Value> =
+        text(&consumed.stdout).lines().map(|l| serde_json::from_str(l).expect("a JSON value")).collect();
+    let goals = events.iter().filter(|e| e["type"] == "goal").count() as u64;
+    let finals = events.iter().filter(|e| e["type"] == "full_time");
+    let scored: u64 = finals.map(|e| e["score"][0].as_u64().unwrap_or(0) + e["score"][1].as_u64().unwrap_or(0)).sum();
+    assert!(goals > 0 && goals == scored, "{goals} goals, {scored} in the final scores");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_workload_of_the_bench_runs() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let short = ["--seconds", "0.05", "--warm-up", "0.01", "--rounds", "1", "--size", "100", "-o", "json"];
+    let workloads: [(&[&str], &[&str]); 4] = [
+        (&["produce-single", "-c", "2"], &["produce-single"]),
+        (&["produce-batch", "-c", "2", "--batch", "10"], &["produce-batch"]),
+        (&["replay", "--records", "1000"], &["replay-sse", "replay-pages"]),
+        (&["fanout", "--subscribers", "5"], &["fanout-sse", "fanout-websocket"]),
+    ];
+    for (workload, figures) in workloads {
+        let mut command = sluice(&["bench", "--dir", &folder.path().to_string_lossy()]);
+        let output = command.args(workload).args(short).output().expect("the program was built");
+        assert_eq!(status(&output), Some(0), "{workload:?}: {}", text(&output.stderr));
+        let lines: Vec<Value> =
+            text(&output.stdout).lines().map(|l| serde_json::from_str(l).expect("a JSON line")).collect();
+        let names: Vec<_> = lines.iter().filter_map(|l| l["figure"].as_str()).collect();
+        assert_eq!(names, figures);
+        for line in &lines {
+            assert!(line["rate"].as_f64() > Some(0.0) && line["bare_handler_rate"].as_f64() > Some(0.0), "{line}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).expect("it is ours").count(), 0, "the bench cleans up");
+}

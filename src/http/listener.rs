@@ -19,16 +19,15 @@ use hyper_util::{
 };
 use std::{
     io,
-    mem::MaybeUninit,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Semaphore,
-    time::{Instant, Sleep},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Sleep,
 };
 use tower::Service as _;
 
@@ -40,8 +39,9 @@ const HTTP2_PING: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(
 /// What hyper may buffer of a request's head. It is twice the limit on headers, so that a request somewhat over that
 /// gets a problem that says so, and only one far over it a bare 431.
 const HEAD_BUFFER_FACTOR: usize = 2;
-/// How long a peer may be silent once we have closed our end, and how much it may still send: an answer that refuses a
-/// body of this size arrives.
+/// Once we have closed our end: how long the peer has to close its own, how long it may be silent, and how much it may
+/// still send, so that the answer that refuses a body of this size arrives.
+const LINGER: Duration = Duration::from_secs(10);
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 << 20;
 /// Bytes that one HTTP/2 stream may send ahead.
@@ -76,18 +76,16 @@ pub async fn serve(listener: Box<dyn Listener>, state: AppState) {
             }
         };
         back_off = BACK_OFF[0];
-        let io = TokioIo::new(Wire::new(socket, state.limits().header_timeout));
+        metrics().connections_accepted.get_or_create(&DOOR).inc();
+        let io = TokioIo::new(Wire::new(socket, state.limits().header_timeout, OpenConnection::new(permit)));
         let router = router.clone();
         let service = service_fn(move |request: Request<Incoming>| router.clone().call(request.map(Body::new)));
         let connection = builder.serve_connection_with_upgrades(io, service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
-            metrics().connections_accepted.get_or_create(&DOOR).inc();
-            let open = OpenConnection::new();
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop((open, permit));
         });
     }
     drop(listener);
@@ -104,7 +102,7 @@ pub async fn serve(listener: Box<dyn Listener>, state: AppState) {
 async fn accept(
     listener: &dyn Listener,
     connections: &Arc<Semaphore>,
-) -> io::Result<(Box<dyn Socket>, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(Box<dyn Socket>, OwnedSemaphorePermit)> {
     let permit = connections.clone().acquire_owned().await.map_err(io::Error::other)?;
     let (socket, _peer) = listener.accept().await?;
     Ok((socket, permit))
@@ -135,13 +133,15 @@ fn builder(state: &AppState) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Counts a connection while it lives.
-struct OpenConnection;
+/// Counts a connection while it lives, as a WebSocket too, and holds its place among all.
+struct OpenConnection {
+    _permit: OwnedSemaphorePermit,
+}
 
 impl OpenConnection {
-    fn new() -> Self {
+    fn new(permit: OwnedSemaphorePermit) -> Self {
         metrics().connections.get_or_create(&DOOR).inc();
-        Self
+        Self { _permit: permit }
     }
 }
 
@@ -161,30 +161,45 @@ struct Wire {
     socket: Box<dyn Socket>,
     /// The deadline and how much of the preface came; `None` once it is known what the peer speaks.
     waiting: Option<(Pin<Box<Sleep>>, usize)>,
-    /// After our end was closed: until when, and how many bytes more, the peer's are read and thrown away.
-    lingering: Option<(Pin<Box<Sleep>>, usize)>,
+    /// Whether the peer has closed its end, or is gone.
+    ended: bool,
+    open: Option<OpenConnection>,
 }
 
 impl Wire {
-    fn new(socket: Box<dyn Socket>, deadline: Duration) -> Self {
-        Self { socket, waiting: Some((Box::pin(tokio::time::sleep(deadline)), 0)), lingering: None }
+    fn new(socket: Box<dyn Socket>, deadline: Duration, open: OpenConnection) -> Self {
+        let waiting = Some((Box::pin(tokio::time::sleep(deadline)), 0));
+        Self { socket, waiting, ended: false, open: Some(open) }
     }
+}
 
-    /// Reads until the peer closes its end, falls silent, or has sent too much.
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (silence, left) =
-            self.lingering.get_or_insert_with(|| (Box::pin(tokio::time::sleep(LINGER_SILENCE)), LINGER_BYTES));
-        let mut space = [MaybeUninit::uninit(); 8 << 10];
-        loop {
-            let mut discarded = ReadBuf::uninit(&mut space);
-            match Pin::new(&mut self.socket).poll_read(cx, &mut discarded) {
-                Poll::Ready(Ok(())) if !discarded.filled().is_empty() && *left > 0 => {
-                    *left = left.saturating_sub(discarded.filled().len());
-                    silence.as_mut().reset(Instant::now() + LINGER_SILENCE);
-                }
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return silence.as_mut().poll(cx),
-            }
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let open = self.open.take();
+        if self.ended {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let socket = std::mem::replace(&mut self.socket, Box::new(tokio::io::empty()));
+            runtime.spawn(async move {
+                let _ = tokio::time::timeout(LINGER, linger(socket)).await;
+                drop(open);
+            });
+        }
+    }
+}
+
+/// Closes our end, and throws away what comes until the peer closes its own, falls silent, or has sent too much.
+async fn linger(mut socket: Box<dyn Socket>) {
+    if socket.shutdown().await.is_err() {
+        return;
+    }
+    let mut space = [0; 8 << 10];
+    let mut left = LINGER_BYTES;
+    while left > 0 {
+        match tokio::time::timeout(LINGER_SILENCE, socket.read(&mut space)).await {
+            Ok(Ok(n)) if n > 0 => left = left.saturating_sub(n),
+            _ => return,
         }
     }
 }
@@ -192,25 +207,29 @@ impl Wire {
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let Some((deadline, seen)) = &mut this.waiting else { return Pin::new(&mut this.socket).poll_read(cx, buf) };
         let before = buf.filled().len();
-        match Pin::new(&mut this.socket).poll_read(cx, buf) {
+        let had_room = buf.remaining() > 0;
+        let polled = Pin::new(&mut this.socket).poll_read(cx, buf);
+        let came = &buf.filled()[before..];
+        match &polled {
+            Poll::Ready(Ok(())) => this.ended |= came.is_empty() && had_room,
+            Poll::Ready(Err(_)) => this.ended = true,
             Poll::Pending => {
+                let Some((deadline, _)) = &mut this.waiting else { return Poll::Pending };
                 ready!(deadline.as_mut().poll(cx));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
-            Poll::Ready(result) => {
-                let came = &buf.filled()[before..];
-                let rest = &PREFACE[*seen..];
-                let same = came.iter().zip(rest).take_while(|(a, b)| a == b).count();
-                if same < came.len() || same == rest.len() || came.is_empty() {
-                    this.waiting = None;
-                } else {
-                    *seen += same;
-                }
-                Poll::Ready(result)
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
         }
+        if let Some((_, seen)) = &mut this.waiting {
+            let rest = &PREFACE[*seen..];
+            let same = came.iter().zip(rest).take_while(|(a, b)| a == b).count();
+            if same < came.len() || same == rest.len() || came.is_empty() {
+                this.waiting = None;
+            } else {
+                *seen += same;
+            }
+        }
+        polled
     }
 }
 
@@ -236,10 +255,7 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingering.is_none() {
-            ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
-        }
-        self.poll_linger(cx).map(Ok)
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 

@@ -4,10 +4,7 @@ use crate::{
     sys::{Network as _, TcpNetwork},
 };
 use std::net::SocketAddr;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    task::JoinHandle,
-};
+use tokio::task::JoinHandle;
 
 /// Far more than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);

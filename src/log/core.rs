@@ -35,6 +35,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -60,6 +61,8 @@ pub(super) struct LogContext {
 pub(super) struct StagedAppend {
     pub(super) request: AppendRecords,
     pub(super) bytes: usize,
+    /// When it was taken, by the monotonic clock.
+    pub(super) since: Duration,
     pub(super) reply: oneshot::Sender<Result<AppendOutcome, LogError>>,
 }
 
@@ -84,6 +87,7 @@ pub(super) struct Front {
 /// An append that is in the log and waits for the high watermark.
 pub(super) struct AwaitingAppend {
     pub(super) end: Offset,
+    pub(super) since: Duration,
     pub(super) outcome: AppendOutcome,
     pub(super) reply: oneshot::Sender<Result<AppendOutcome, LogError>>,
     pub(super) hold: Option<Arc<dyn Any + Send + Sync>>,
@@ -214,7 +218,8 @@ impl LogCore {
                 })?;
             }
             front.staged_bytes += bytes;
-            front.staged.push_back(StagedAppend { request, bytes, reply });
+            let since = self.context.sys.clock.monotonic();
+            front.staged.push_back(StagedAppend { request, bytes, since, reply });
             !std::mem::replace(&mut front.enqueued, true)
         };
         if enqueue {
@@ -378,7 +383,9 @@ impl LogCore {
             let done = awaiting.partition_point(|append| append.end <= watermark);
             awaiting.drain(..done).collect()
         };
+        let now = self.context.sys.clock.monotonic();
         for append in done {
+            metrics().append_seconds.observe(now.saturating_sub(append.since).as_secs_f64());
             drop(append.hold);
             let _ = append.reply.send(Ok(append.outcome)); // the one who asked may have gone
         }

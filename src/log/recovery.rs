@@ -15,6 +15,7 @@ use super::idempotency::{IDEMPOTENCY_HEADER, IdempotencyLimits, IdempotencyTable
 use super::layout::{self, CLEANED_SUFFIX, EPOCH_FILE, FileKind, LOG_START_FILE};
 use super::leader_epoch_cache::LeaderEpochCache;
 use super::open_files::{Access, OpenFiles};
+use super::preallocation::Preallocation;
 use super::producer_state::ProducerStateTable;
 use super::recovery_point::RecoveryPoint;
 use super::segment::LogSegment;
@@ -110,6 +111,7 @@ impl Recovery<'_> {
             producers: ProducerStateTable::new(MAX_PRODUCERS),
             flush: self.config.topic.flush,
             unsnapshotted: 0,
+            preallocation: Preallocation::default(),
             phase: Phase::Idle,
         }
     }

@@ -57,7 +57,9 @@ impl RecoveryPoints {
             if head[..4] == MAGIC[..4] && head[4..6] > MAGIC[4..6] {
                 return Err(LogError::NewerVersion(path.display().to_string()));
             }
-            if *head == MAGIC {
+            if *head != MAGIC {
+                tracing::error!(path = %path.display(), "its magic number is another one: every log is walked anew");
+            } else {
                 for (i, slot) in bytes.chunks_exact(SLOT_BYTES as usize).enumerate().skip(1) {
                     match decode(slot) {
                         Some((id, point)) if !points.contains_key(&id) => {
@@ -81,6 +83,13 @@ impl RecoveryPoints {
             table = Table { end: 1, ..Table::default() };
         }
         Ok((Self { file, table: Mutex::new(table) }, points))
+    }
+
+    /// What the file in this folder says of a partition, without opening it for good.
+    pub(super) fn peek(disk: &dyn Disk, folder: &Path, id: TopicPartition) -> Option<Offset> {
+        let bytes = disk.read(&folder.join(layout::RECOVERY_FILE)).ok().filter(|bytes| bytes.starts_with(&MAGIC))?;
+        let mut slots = bytes.chunks_exact(SLOT_BYTES as usize).skip(1).filter_map(decode);
+        slots.find(|(found, _)| *found == id).map(|(_, point)| point.durable_end)
     }
 
     /// Writes a partition's slot. Not synced.

@@ -9,6 +9,7 @@
 use super::core::{AwaitingAppend, LogCore, StagedAppend};
 use super::layout::{self, FileKind, file_path};
 use super::open_files::Access;
+use super::preallocation::Preallocation;
 use super::producer_state::ProducerStateTable;
 use super::recovery_point::RecoveryPoint;
 use super::segment::{LogSegment, NO_TIMESTAMP};
@@ -24,6 +25,11 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+/// Bytes of batches between two snapshots of producers and Idempotency-Keys.
+const SNAPSHOT_BYTES: u64 = 16 << 20;
+/// A snapshot that is large itself is written less often: once for so many times its bytes of batches.
+const SNAPSHOT_RATIO: u64 = 8;
+
 /// What only the job touches.
 pub(super) struct Writer {
     pub(super) segment: Arc<LogSegment>,
@@ -36,6 +42,7 @@ pub(super) struct Writer {
     pub(super) flush: FlushPolicy,
     /// Bytes since the last snapshot of producers and Idempotency-Keys.
     pub(super) unsnapshotted: u64,
+    pub(super) preallocation: Preallocation,
     pub(super) phase: Phase,
 }
 
@@ -148,6 +155,10 @@ impl LogCore {
         if writer.segment.first_append_ms.load(Ordering::Relaxed) == NO_TIMESTAMP {
             writer.segment.first_append_ms.store(now_ms, Ordering::Relaxed);
         }
+        if writer.flush == FlushPolicy::Commit {
+            let now = self.context.sys.clock.monotonic();
+            writer.preallocation.prepare(&*file, now, writer.position, bytes as u64, config.segment_bytes);
+        }
         let (start_position, start_offset) = (writer.position, writer.next_offset);
         let group =
             Group { appends, batches, file, written: 0, start_position, start_offset, now_ms, published: false };
@@ -205,6 +216,7 @@ impl LogCore {
         } else if let Err(error) = cut(&*group.file) {
             self.go_offline(format!("cutting {path} back after the disk was full: {error}"))
         } else {
+            writer.preallocation.forget();
             writer.position = group.start_position;
             writer.next_offset = group.start_offset;
             LogError::DiskFull
@@ -268,6 +280,7 @@ impl LogCore {
             // It can be rebuilt, and stays in memory until then.
             tracing::warn!(path = %segment.log.path().display(), %error, "writing an index failed");
         }
+        self.snapshot_if_due(writer);
         if acknowledges_early() && durable {
             group.published = true;
             writer.phase = Phase::Sync(group);
@@ -276,13 +289,27 @@ impl LogCore {
         self.end_turn()
     }
 
+    /// Keeps what a start after a crash must go over again within [`SNAPSHOT_BYTES`], or a few times the snapshot.
+    fn snapshot_if_due(&self, writer: &mut Writer) {
+        if writer.unsnapshotted < SNAPSHOT_BYTES {
+            return;
+        }
+        let size = self.front.lock().idempotency.memory_bytes() as u64;
+        if writer.unsnapshotted >= SNAPSHOT_RATIO * size
+            && let Err(error) = self.write_snapshot(writer)
+        {
+            writer.unsnapshotted = 0; // not again with each group
+            tracing::warn!(topic = %self.name, partition = %self.id.partition, %error, "writing a snapshot failed");
+        }
+    }
+
     /// Answers the appends of a published group that ends at `end`, or lets them wait for the high watermark.
     fn answer_group(&self, group: &mut Group, end: Offset) {
         let log_append_time = self.config.load().timestamp_type == TimestampType::LogAppendTime;
         let mut next = group.start_offset;
         let appends = std::mem::take(&mut group.appends);
         let mut awaiting = Vec::with_capacity(appends.len());
-        for StagedAppend { request, reply, .. } in appends {
+        for StagedAppend { request, since, reply, .. } in appends {
             let base_offset = next;
             next = next.plus(request.records.len() as i64);
             if let Some(mark) = &request.idempotency {
@@ -292,7 +319,7 @@ impl LogCore {
                 self.front.lock().idempotency.complete(mark, base_offset, timestamps, now_ms);
             }
             let outcome = AppendOutcome { base_offset, append_time_ms: group.now_ms };
-            awaiting.push(AwaitingAppend { end: next, outcome, reply, hold: request.hold });
+            awaiting.push(AwaitingAppend { end: next, since, outcome, reply, hold: request.hold });
         }
         self.await_watermark(awaiting.into_iter());
         if self.watermark_source() == WatermarkSource::Local {
@@ -371,6 +398,7 @@ impl LogCore {
         if let Err(error) = trimmed.and_then(|()| self.sync_file(&*file)) {
             return Err(self.go_offline(format!("syncing {}: {error}", writer.segment.log.path().display())));
         }
+        writer.preallocation.forget();
         writer.segment.log.mark_clean();
         self.set_durable_end(writer.next_offset);
         self.note_recovery_point(writer, writer.next_offset);

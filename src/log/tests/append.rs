@@ -255,3 +255,35 @@ async fn an_idempotency_key_is_in_flight_then_stored_and_survives_restarts() {
     assert_eq!(log.idempotency(&[2; 16])[0].offset, Some(Offset::new(2)));
     assert!(matches!(log.append(marked(2, &[(0, 6)])), Err(LogError::IdempotencyConflict)));
 }
+
+#[tokio::test]
+async fn a_busy_log_writes_zeros_ahead_and_takes_them_off() {
+    let (sys, dir) = real();
+    let manager = open_in(sys.clone(), dir.path().to_owned(), settings(), config()).await;
+    let name = TopicName::new("games").unwrap();
+    let log = manager.create(TOPIC, &name, PartitionId::ZERO, config()).await.unwrap();
+    let path = layout::file_path(&dir.path().join(layout::folder_name(ID)), Offset::ZERO, layout::FileKind::Log);
+    let len = || sys.disk.open(&path, crate::sys::OpenMode::Read).unwrap().len().unwrap();
+    let mut count = 0;
+    while len() == log.size_bytes() && count < 20_000 {
+        append(&log, &[&value(count)]).await.unwrap();
+        count += 1;
+    }
+    if len() == log.size_bytes() {
+        return; // a disk this slow has no busy logs
+    }
+    for i in count..count + 50 {
+        append(&log, &[&value(i)]).await.unwrap();
+    }
+    // As a crash leaves it, and as a clean stop does.
+    let image = sys.disk.read(&path).unwrap();
+    manager.close().await;
+    assert_eq!(len(), log.size_bytes());
+    drop((manager, log));
+    sys.disk.open(&path, crate::sys::OpenMode::ReadWrite).unwrap().write_all_at(&image, 0).unwrap();
+    assert!(len() >= 8 << 20);
+    let manager = open_in(sys.clone(), dir.path().to_owned(), settings(), config()).await;
+    let crashed = manager.get(ID).unwrap();
+    assert_eq!(crashed.offline_reason(), None);
+    assert_eq!(read_all(&crashed).await, numbered(count + 50));
+}

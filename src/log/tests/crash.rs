@@ -135,6 +135,7 @@ async fn a_gap_larger_than_a_group_is_corruption_even_without_a_recovery_point()
     for i in 0..100 {
         append(&log, &[&value(i)]).await.unwrap();
     }
+    let end = log.size_bytes();
     machine.disk.process_crash();
     let path = machine.log_file(0);
     let len = machine.len(&path);
@@ -149,7 +150,7 @@ async fn a_gap_larger_than_a_group_is_corruption_even_without_a_recovery_point()
     assert_eq!(machine.len(&path), len);
     machine.disk.process_crash();
     machine.disk.flip_bit(&path, 300, 0);
-    machine.disk.flip_bit(&path, len - 300, 0);
+    machine.disk.flip_bit(&path, end - 300, 0);
     let (_manager, log) = machine.start().await;
     assert_eq!(log.offline_reason(), None, "within a group of the end it is an unfinished tail");
     let count = read_all(&log).await.len() as i64;

@@ -156,3 +156,33 @@ async fn retention_drops_closed_segments_by_size_and_by_age() {
     let (_manager, log) = machine.start().await;
     assert_eq!(read_all(&log).await, numbered(401)[400..]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_inspection_counts_what_is_there_and_names_what_is_wrong() {
+    let machine = Machine::new(27, small_segments());
+    let (manager, log) = machine.start().await;
+    log.become_leader(LeaderEpoch::new(1)).await.unwrap();
+    for i in 0..300 {
+        append(&log, &[&value(i)]).await.unwrap();
+    }
+    let size = log.size_bytes();
+    manager.close().await;
+    let disk = machine.disk.mount();
+    let changes = machine.disk.changes();
+    let report = inspect(&*disk, &machine.folder()).unwrap();
+    assert_eq!(report.problems, []);
+    assert_eq!((report.batches, report.records, report.bytes), (300, 300, size));
+    assert_eq!((report.log_start.get(), report.log_end.get(), report.unfinished_bytes), (0, 300, 0));
+    assert_eq!((report.id, report.topic.unwrap().as_str()), (Some(ID), "games"));
+    assert!(report.segments > 1);
+
+    let index = layout::file_path(&machine.folder(), Offset::ZERO, layout::FileKind::Index);
+    machine.disk.flip_bit(&index, 7, 0);
+    machine.disk.flip_bit(&machine.log_file(0), 5000, 1);
+    let report = inspect(&*disk, &machine.folder()).unwrap();
+    let bad = &report.problems[0];
+    assert_eq!((&bad.file, bad.repaired_at_start), (&machine.log_file(0), false));
+    assert!(bad.position <= 5000 && bad.position > 4000, "{bad}");
+    assert!(report.problems.iter().any(|problem| problem.file == index && problem.repaired_at_start));
+    assert_eq!(machine.disk.changes(), changes, "nothing was changed");
+}

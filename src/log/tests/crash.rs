@@ -295,17 +295,3 @@ fn config_with(flush: FlushPolicy) -> LogConfig {
     config.topic.flush = flush;
     config
 }
-
-#[cfg(feature = "sabotage")]
-#[test]
-fn acknowledging_before_the_sync_is_caught() {
-    use std::sync::atomic::Ordering;
-    let caught = std::panic::catch_unwind(|| {
-        sabotage::ACK_BEFORE_FSYNC.store(true, Ordering::Relaxed);
-        for seed in 0..50 {
-            power_cuts(seed, config(), &[20, 30, 40], false);
-        }
-    });
-    sabotage::ACK_BEFORE_FSYNC.store(false, Ordering::Relaxed);
-    assert!(caught.is_err());
-}

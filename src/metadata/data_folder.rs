@@ -234,10 +234,23 @@ fn format(sys: &Sys, path: &Path, node: BrokerId) -> Result<Identity, DataFolder
         disk.create_dir_all(&path.join("topics"))?;
         disk.sync_dir(path)?;
         disk.write_atomic(&path.join(META), &encode(&identity))?;
-        path.parent().filter(|p| !p.as_os_str().is_empty()).map_or(Ok(()), |parent| disk.sync_dir(parent))
+        sync_parents(disk, path)
     };
     write().map_err(|e| write_error(path, &e))?;
     Ok(identity)
+}
+
+/// Makes the folder's own name durable, and those of all above it: any of them may have been made just now, or by a start
+/// that a power cut ended before it came here. What may not be opened was not made by us.
+fn sync_parents(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    for parent in path.ancestors().skip(1) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match disk.sync_dir(parent) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn read_identity(disk: &dyn Disk, path: &Path, node: BrokerId) -> Result<Identity, DataFolderError> {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::sys::RealDisk;
+use crate::sys::{RealDisk, sim::SimDisk};
 
 fn node(n: i32) -> BrokerId {
     BrokerId::new(n)
@@ -96,4 +96,18 @@ fn a_format_that_was_cut_off_is_done_again_but_lost_files_are_not_replaced() {
     RealDisk.remove_file(&path.join(META)).unwrap();
     let lost_identity = open(&path).err();
     assert!(matches!(lost_identity, Some(DataFolderError::Corrupt { .. })), "{lost_identity:?}");
+}
+
+#[tokio::test]
+async fn a_formatted_folder_outlives_a_power_cut_however_deep_it_lies() {
+    for seed in 0..50 {
+        let disk = SimDisk::new(seed);
+        let path = Path::new("/srv/games/sluice/data");
+        let machine = || crate::sys::sim::machine(&disk, seed, 0);
+        let identity = DataFolder::open(&machine(), path, node(1)).unwrap().identity().clone();
+        disk.power_cut();
+        let after = DataFolder::open(&machine(), path, node(1)).unwrap();
+        assert!(!after.created(), "seed {seed}: formatted again, so the first was lost");
+        assert_eq!(*after.identity(), identity, "seed {seed}");
+    }
 }

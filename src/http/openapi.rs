@@ -134,6 +134,7 @@ fn complete() -> Value {
             complete_operation(operation);
         }
     }
+    leave_out_slow(&mut document["paths"]["/v1/topics/{topic}/records"]["get"]);
     link(&mut document);
     plain_choices(&mut document);
     document
@@ -163,6 +164,13 @@ fn add_schemas(schemas: &mut Value) {
         ["NewRecord", "RecordHeader", "RecordBatch", "NewTopic", "TopicChange", "TruncateTopic", "TruncatePartition"]
     {
         schemas[name]["additionalProperties"] = json!(false);
+    }
+}
+
+/// Pages and streams share their parameters, but a page refuses `slow`; and generated clients send a documented default.
+fn leave_out_slow(page: &mut Value) {
+    if let Some(parameters) = page["parameters"].as_array_mut() {
+        parameters.retain(|parameter| parameter["name"] != "slow");
     }
 }
 

@@ -115,3 +115,15 @@ fn the_older_document_uses_only_older_words() {
         assert!(!object.contains_key("$ref") || object.len() == 1, "{place}: words beside a $ref");
     });
 }
+
+#[test]
+fn a_page_does_not_document_what_it_refuses() {
+    for document in parsed() {
+        let names = |path: &str| -> BTreeSet<String> {
+            let parameters = document["paths"][path]["get"]["parameters"].as_array().unwrap();
+            parameters.iter().map(|p| p["name"].as_str().unwrap().to_owned()).collect()
+        };
+        assert!(!names("/v1/topics/{topic}/records").contains("slow"));
+        assert!(names("/v1/topics/{topic}/stream").contains("slow"));
+    }
+}

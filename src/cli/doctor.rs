@@ -1,29 +1,18 @@
 //! `sluice doctor`: looks at the data folder of a server that is stopped, and says what is there and what is wrong.
 //!
-//! **Invariant**: it changes nothing, and it does not look at a folder that a server uses. It reads every batch of every
-//! segment as the recovery would, but also those that the recovery trusts.
+//! **Invariant**: it changes nothing, and it does not look at a folder that a server uses. What is looked at, and what is
+//! wrong with it, is [`log::inspect`]'s to say; here it is only shown.
 
 use super::{
     CliError,
     output::{self, OutputArgs},
 };
-use crate::codec::{BatchError, HEADER_BYTES, RecordBatch};
+use crate::log::{self, PartitionReport};
 use crate::metadata::DataFolder;
-use crate::sys::{Disk, File, OpenMode, Sys};
-use crate::types::Offset;
-use bytes::Bytes;
+use crate::sys::Sys;
+use crate::types::{PartitionId, TopicId};
 use serde_json::json;
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
-
-/// Zeros behind the last batch are read in pieces of this size.
-const PIECE_BYTES: usize = 1 << 20;
-/// The longest batch that can be: `max.message.bytes` takes no more.
-const MAX_BATCH_BYTES: usize = (1 << 30) + HEADER_BYTES;
-/// Digits of the base offset in a segment's name.
-const OFFSET_DIGITS: usize = 20;
+use std::{io, path::PathBuf};
 
 /// Check the data folder of a server that is stopped
 #[derive(Debug, clap::Args)]
@@ -39,21 +28,6 @@ pub struct DoctorArgs {
     output: OutputArgs,
 }
 
-/// What a partition's folder holds.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Findings {
-    segments: u64,
-    batches: u64,
-    records: u64,
-    bytes: u64,
-    first_offset: Option<Offset>,
-    next_offset: Option<Offset>,
-    /// What the next start cuts off: a batch at the end that was not written whole.
-    cut_off: Option<String>,
-    /// What should not be.
-    damage: Vec<String>,
-}
-
 /// Looks, and prints what it saw.
 ///
 /// # Errors
@@ -65,22 +39,19 @@ pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
     eprintln!("data of node {} in cluster {}", identity.node_id, identity.cluster_id);
     let topics = folder.topics();
     let unreadable = |e: io::Error| CliError::data_folder(format!("{} cannot be read: {e}", topics.display()));
+    let entries = sys.disk.read_dir(&topics).map_err(unreadable)?;
     let mut rows = Vec::new();
     let mut damaged = 0_usize;
-    for entry in sys.disk.read_dir(&topics).map_err(unreadable)?.into_iter().filter(|e| e.is_dir) {
-        let path = topics.join(&entry.name);
-        if !looks_like_partition(&*sys.disk, &path) {
-            continue; // the folder of what nobody knew, whose contents are nobody's now
-        }
-        let findings = examine(&*sys.disk, &path);
-        damaged += usize::from(!findings.damage.is_empty());
-        for text in findings.damage.iter().chain(&findings.cut_off) {
-            eprintln!("{}: {text}", path.display());
-        }
+    // The folder of what nobody knew is among them, whose contents are nobody's now.
+    for entry in entries.into_iter().filter(|e| e.is_dir && is_partition(&e.name)) {
+        let report =
+            log::inspect(&*sys.disk, &topics.join(&entry.name)).map_err(|e| CliError::failed(e.to_string()))?;
+        damaged += usize::from(state(&report) == DAMAGED);
+        report.problems.iter().for_each(|problem| eprintln!("{problem}"));
         if args.output.is_json() {
-            output::json_line(&to_json(&entry.name, &findings))?;
+            output::json_line(&to_json(&entry.name, &report))?;
         } else {
-            rows.push(to_row(&entry.name, &findings));
+            rows.push(to_row(&entry.name, &report));
         }
     }
     if !args.output.is_json() {
@@ -95,189 +66,62 @@ pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
     }
 }
 
-fn state(findings: &Findings) -> &'static str {
-    match (findings.damage.is_empty(), &findings.cut_off) {
-        (false, _) => "damaged",
-        (true, Some(_)) => "not closed",
-        (true, None) => "well",
+/// A partition's folder is named by its topic's id and its number.
+fn is_partition(name: &str) -> bool {
+    let parts = name.rsplit_once('-');
+    parts.is_some_and(|(topic, number)| topic.parse::<TopicId>().is_ok() && number.parse::<i32>().is_ok_and(|n| n >= 0))
+}
+
+const DAMAGED: &str = "damaged";
+
+fn state(report: &PartitionReport) -> &'static str {
+    if report.problems.iter().any(|problem| !problem.repaired_at_start) {
+        DAMAGED
+    } else if report.problems.is_empty() && report.unfinished_bytes == 0 {
+        "well"
+    } else {
+        "not closed"
     }
 }
 
-fn to_row(name: &str, findings: &Findings) -> Vec<String> {
-    let offset = |o: Option<Offset>| o.map_or("-".to_owned(), |o| o.get().to_string());
+/// The topic's name and the partition's number where the folder says them, else the folder's own name.
+fn label(folder: &str, report: &PartitionReport) -> String {
+    match (&report.topic, report.id) {
+        (Some(topic), Some(id)) => format!("{topic}/{}", id.partition),
+        _ => folder.to_owned(),
+    }
+}
+
+fn to_row(folder: &str, report: &PartitionReport) -> Vec<String> {
     vec![
-        name.to_owned(),
-        offset(findings.first_offset),
-        offset(findings.next_offset),
-        findings.records.to_string(),
-        findings.batches.to_string(),
-        findings.segments.to_string(),
-        output::bytes(findings.bytes),
-        state(findings).to_owned(),
+        label(folder, report),
+        report.log_start.to_string(),
+        report.log_end.to_string(),
+        report.records.to_string(),
+        report.batches.to_string(),
+        report.segments.to_string(),
+        output::bytes(report.bytes),
+        state(report).to_owned(),
     ]
 }
 
-fn to_json(name: &str, findings: &Findings) -> serde_json::Value {
-    let mut line = json!({
-        "partition": name, "records": findings.records, "batches": findings.batches, "segments": findings.segments,
-        "size_bytes": findings.bytes, "state": state(findings), "damage": findings.damage,
+fn to_json(folder: &str, report: &PartitionReport) -> serde_json::Value {
+    let problems = report.problems.iter().map(|problem| {
+        json!({
+            "file": problem.file.display().to_string(), "position": problem.position, "what": problem.what,
+            "repaired_at_start": problem.repaired_at_start,
+        })
     });
-    let fields = [("first_offset", findings.first_offset), ("next_offset", findings.next_offset)];
-    for (name, offset) in fields {
-        if let Some(offset) = offset {
-            line[name] = offset.get().into();
-        }
+    let mut line = json!({
+        "folder": folder, "log_start_offset": report.log_start.get(), "log_end_offset": report.log_end.get(),
+        "records": report.records, "batches": report.batches, "segments": report.segments, "size_bytes": report.bytes,
+        "unfinished_bytes": report.unfinished_bytes, "state": state(report), "problems": problems.collect::<Vec<_>>(),
+    });
+    if let Some(topic) = &report.topic {
+        line["topic"] = topic.as_str().into();
     }
-    if let Some(text) = &findings.cut_off {
-        line["cut_off"] = text.as_str().into();
+    if let Some(partition) = report.id.map(|id| id.partition).map(PartitionId::get) {
+        line["partition"] = partition.into();
     }
     line
 }
-
-/// The base offset in a segment's name (`00000000000000000000.log`).
-fn base_offset(name: &str) -> Option<Offset> {
-    let digits = name.strip_suffix(".log").filter(|d| d.len() == OFFSET_DIGITS)?;
-    digits.parse().ok().filter(|n| *n >= 0).map(Offset::new)
-}
-
-fn looks_like_partition(disk: &dyn Disk, path: &Path) -> bool {
-    disk.read_dir(path).is_ok_and(|entries| entries.iter().any(|e| base_offset(&e.name).is_some()))
-}
-
-/// Reads a partition's segments in the order of their offsets.
-fn examine(disk: &dyn Disk, folder: &Path) -> Findings {
-    let mut findings = Findings::default();
-    let entries = match disk.read_dir(folder) {
-        Ok(entries) => entries,
-        Err(e) => {
-            findings.damage.push(format!("it cannot be read: {e}"));
-            return findings;
-        }
-    };
-    // Sorted by name, and so by offset: the names have leading zeros.
-    let segments: Vec<_> = entries.iter().filter_map(|e| base_offset(&e.name).map(|base| (base, &e.name))).collect();
-    for (i, (base, name)) in segments.iter().enumerate() {
-        findings.segments += 1;
-        if findings.next_offset.is_some_and(|next| *base < next) {
-            findings.damage.push(format!("{name}: it begins before the segment in front of it ends"));
-        }
-        let file = match disk.open(&folder.join(name), OpenMode::Read) {
-            Ok(file) => file,
-            Err(e) => {
-                findings.damage.push(format!("{name}: it cannot be opened: {e}"));
-                continue;
-            }
-        };
-        let mut walk = Walk { file: &*file, name, base: *base, is_last: i + 1 == segments.len() };
-        if let Err(e) = walk.run(&mut findings) {
-            findings.damage.push(format!("{name}: it cannot be read: {e}"));
-        }
-    }
-    findings
-}
-
-/// One segment.
-struct Walk<'a> {
-    file: &'a dyn File,
-    name: &'a str,
-    base: Offset,
-    is_last: bool,
-}
-
-impl Walk<'_> {
-    fn run(&mut self, findings: &mut Findings) -> io::Result<()> {
-        let length = self.file.len()?;
-        let mut position = 0;
-        let mut least = findings.next_offset.unwrap_or(self.base).max(self.base);
-        while position < length {
-            let batch = match self.batch(position, length)? {
-                Ok(batch) => batch,
-                Err(_) if self.is_zero(position, length)? => break, // room that no batch has taken yet
-                Err(what) => {
-                    let text = format!("{}: at byte {position}: {what}", self.name);
-                    // Behind the last batch of the last segment anything may stand that a crash cut short.
-                    match self.is_last && self.none_follows(position, length, least)? {
-                        true => findings.cut_off = Some(format!("{text}; the next start cuts it off")),
-                        false => findings.damage.push(text),
-                    }
-                    break;
-                }
-            };
-            let header = batch.header();
-            if header.base_offset < least {
-                findings.damage.push(format!(
-                    "{}: at byte {position}: offset {} comes after offset {}",
-                    self.name,
-                    header.base_offset.get(),
-                    least.get() - 1
-                ));
-                break;
-            }
-            findings.first_offset.get_or_insert(header.base_offset);
-            findings.batches += 1;
-            if !header.control {
-                findings.records += u64::try_from(header.record_count).unwrap_or_default();
-            }
-            least = header.next_offset();
-            position += batch.bytes().len() as u64;
-        }
-        findings.bytes += position;
-        findings.next_offset = Some(least);
-        Ok(())
-    }
-
-    /// The batch that begins there, its CRC checked; else what is wrong.
-    fn batch(&self, position: u64, length: u64) -> io::Result<Result<RecordBatch, BatchError>> {
-        let mut head = vec![0; HEADER_BYTES.min((length - position) as usize)];
-        self.file.read_exact_at(&mut head, position)?;
-        let header = match RecordBatch::parse_header(&head) {
-            Ok(header) => header,
-            Err(e) => return Ok(Err(e)),
-        };
-        let size = header.size;
-        if size > MAX_BATCH_BYTES {
-            return Ok(Err(BatchError::TooLarge(size)));
-        }
-        if size as u64 > length - position {
-            return Ok(Err(BatchError::Truncated));
-        }
-        let mut bytes = vec![0; size];
-        self.file.read_exact_at(&mut bytes, position)?;
-        let batch = RecordBatch::split_from(&mut Bytes::from(bytes));
-        Ok(batch.and_then(|batch| batch.verify_crc().map(|()| batch)))
-    }
-
-    fn is_zero(&self, mut position: u64, length: u64) -> io::Result<bool> {
-        let mut piece = vec![0; PIECE_BYTES];
-        while position < length {
-            let n = PIECE_BYTES.min((length - position) as usize);
-            self.file.read_exact_at(&mut piece[..n], position)?;
-            if piece[..n].iter().any(|b| *b != 0) {
-                return Ok(false);
-            }
-            position += n as u64;
-        }
-        Ok(true)
-    }
-
-    /// Whether no whole batch stands behind a bad one that could belong to this log: then nothing acknowledged is behind it.
-    fn none_follows(&self, position: u64, length: u64, least: Offset) -> io::Result<bool> {
-        let mut piece = vec![0; PIECE_BYTES + HEADER_BYTES];
-        let mut start = position + 1;
-        while start + HEADER_BYTES as u64 <= length {
-            let n = piece.len().min((length - start) as usize);
-            self.file.read_exact_at(&mut piece[..n], start)?;
-            for (i, head) in piece[..n].windows(HEADER_BYTES).enumerate() {
-                let could_be = RecordBatch::parse_header(head).is_ok_and(|h| h.base_offset >= least);
-                if could_be && self.batch(start + i as u64, length)?.is_ok() {
-                    return Ok(false);
-                }
-            }
-            start += (n - HEADER_BYTES + 1) as u64;
-        }
-        Ok(true)
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -201,6 +201,20 @@ async fn a_server_that_is_told_to_stop_drains_and_leaves_clean_data() {
     assert_eq!(partitions.len(), 2, "{lines}");
     assert!(partitions.iter().all(|p| p["state"] == "well"), "{lines}");
     assert_eq!(partitions.iter().filter_map(|p| p["records"].as_i64()).sum::<i64>(), 3, "{lines}");
+    assert!(partitions.iter().all(|p| p["topic"] == "t"), "{lines}");
+
+    // One bit, in a batch that was acknowledged.
+    let topics = folder.path().join("data/topics");
+    let segments = std::fs::read_dir(topics).unwrap().map(|e| e.unwrap().path().join("00000000000000000000.log"));
+    let segment =
+        segments.filter(|p| std::fs::metadata(p).is_ok_and(|m| m.len() > 0)).min().expect("a log with records");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[65] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let doctor = sluice(&["doctor", "--data", &data]).output().expect("the program was built");
+    assert_eq!(status(&doctor), Some(1), "{doctor:?}");
+    assert!(text(&doctor.stdout).contains("damaged"), "{doctor:?}");
+    assert!(text(&doctor.stderr).contains("00000000000000000000.log"), "the file is named: {doctor:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -187,8 +187,9 @@ pub fn only_true() -> RefOr<Schema> {
 
 /// Names of configuration keys.
 pub fn config_names() -> RefOr<Schema> {
-    let names = ConfigKey::ALL.map(ConfigKey::as_str);
-    let name = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names));
+    // A pattern and no `enum`: for a list of an inlined choice openapi-generator writes Java that does not compile.
+    let names = ConfigKey::ALL.map(|key| key.as_str().replace('.', "\\."));
+    let name = ObjectBuilder::new().schema_type(Type::String).pattern(Some(format!("^({})$", names.join("|"))));
     ArrayBuilder::new()
         .description(Some("Names of configuration to put back to the default."))
         .items(name)

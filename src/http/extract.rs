@@ -12,7 +12,8 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
     http::{HeaderMap, header, request::Parts},
 };
-use serde::de::DeserializeOwned;
+use serde::de::{self, DeserializeOwned, Deserializer};
+use std::fmt;
 
 /// The `{topic}` of the path.
 #[derive(Debug, Clone)]
@@ -300,6 +301,49 @@ fn edits(a: &[u8], b: &[u8]) -> usize {
     row[b.len()]
 }
 
+/// A whole number in a JSON body. JSON has one kind of number, and JSON Schema calls `3.0` an integer too.
+///
+/// # Errors
+/// Not whole, or out of the type's range.
+pub fn whole<'de, T: TryFrom<i64>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    struct Whole;
+    impl de::Visitor<'_> for Whole {
+        type Value = i64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number")
+        }
+
+        fn visit_i64<E: de::Error>(self, n: i64) -> Result<i64, E> {
+            Ok(n)
+        }
+
+        fn visit_u64<E: de::Error>(self, n: u64) -> Result<i64, E> {
+            i64::try_from(n).map_err(|_| E::custom(format!("{n} is out of range")))
+        }
+
+        fn visit_f64<E: de::Error>(self, n: f64) -> Result<i64, E> {
+            // Above it a float does not tell whole numbers apart.
+            const EXACT: f64 = 9_007_199_254_740_992.0;
+            if n.fract() == 0.0 && n.abs() <= EXACT {
+                Ok(n as i64)
+            } else {
+                Err(E::invalid_type(de::Unexpected::Float(n), &self))
+            }
+        }
+    }
+    let n = from.deserialize_any(Whole)?;
+    T::try_from(n).map_err(|_| de::Error::custom(format!("{n} is out of range")))
+}
+
+/// The same for a field that may be left out.
+///
+/// # Errors
+/// See [`whole`].
+pub fn whole_if_given<'de, T: TryFrom<i64>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    whole(from).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,6 +398,24 @@ mod tests {
         ] {
             let problem = query(bad).await.unwrap_err();
             assert!(problem.body().detail.contains(says), "{bad}: {}", problem.body().detail);
+        }
+    }
+
+    #[test]
+    fn whole_numbers_in_each_of_their_forms() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        struct Body {
+            #[serde(default, deserialize_with = "whole_if_given")]
+            n: Option<i16>,
+        }
+        let parse = |text: &str| serde_json::from_str::<Body>(text).map(|body| body.n).map_err(|e| e.to_string());
+        assert_eq!(parse(r#"{"n":3}"#), Ok(Some(3)));
+        assert_eq!(parse(r#"{"n":3.0}"#), Ok(Some(3)));
+        assert_eq!(parse(r#"{"n":-3e2}"#), Ok(Some(-300)));
+        assert_eq!(parse("{}"), Ok(None));
+        for bad in [r#"{"n":3.5}"#, r#"{"n":32768}"#, r#"{"n":1e300}"#, r#"{"n":"3"}"#, r#"{"n":18446744073709551615}"#]
+        {
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 }

@@ -147,10 +147,14 @@ impl IdempotencyKey {
     /// A key of anonymous's.
     ///
     /// # Errors
-    /// 400 if it is empty or too long.
+    /// 400 if it is empty or too long, or has other than visible ASCII characters.
     pub fn new(key: &[u8]) -> Result<Self, Problem> {
         if !(1..=LONGEST_KEY).contains(&key.len()) {
             let detail = format!("an Idempotency-Key has 1 to {LONGEST_KEY} bytes; this one has {}", key.len());
+            return Err(Problem::invalid_request(detail));
+        }
+        if !key.iter().all(u8::is_ascii_graphic) {
+            let detail = "an Idempotency-Key has visible ASCII characters only: no spaces, no other letters";
             return Err(Problem::invalid_request(detail));
         }
         let mut hash = Sha256::new();

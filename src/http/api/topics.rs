@@ -5,7 +5,7 @@ use crate::{
     engine::{AlterTopic, CreateTopic, PartitionDescription, TopicDescription, TopicInfo, Truncation},
     http::{
         AppState,
-        extract::{JsonBody, Parameters, TopicPath},
+        extract::{JsonBody, Parameters, TopicPath, whole, whole_if_given},
         problem::Problem,
     },
     types::{ConfigKey, Offset, PartitionId, TopicName},
@@ -48,9 +48,11 @@ pub struct NewTopic {
     name: String,
     /// How many partitions; without it the broker's default.
     #[schema(nullable = false, minimum = 1, maximum = 10000, example = 3)]
+    #[serde(default, deserialize_with = "whole_if_given")]
     partitions: Option<i32>,
     /// Copies of each partition, at most as many as there are brokers; without it the broker's default.
     #[schema(nullable = false, minimum = 1, maximum = 32767, example = 1)]
+    #[serde(default, deserialize_with = "whole_if_given")]
     replication_factor: Option<i16>,
     /// Configuration that differs from the broker's defaults.
     #[schema(nullable = false)]
@@ -70,6 +72,7 @@ pub struct TopicChange {
     reset: Vec<String>,
     /// The new number of partitions; never fewer than there are.
     #[schema(nullable = false, minimum = 1, maximum = 10000, example = 6)]
+    #[serde(default, deserialize_with = "whole_if_given")]
     partitions: Option<i32>,
 }
 
@@ -88,9 +91,11 @@ pub struct TruncateTopic {
 pub struct TruncatePartition {
     /// The partition.
     #[schema(minimum = 0, example = 0)]
+    #[serde(deserialize_with = "whole")]
     partition: i32,
     /// The new log start: records below it go. At most the high watermark.
     #[schema(minimum = 0, example = 100)]
+    #[serde(deserialize_with = "whole")]
     before_offset: i64,
 }
 
@@ -303,8 +308,11 @@ pub async fn list_topics(
     if !(1..=LARGEST_PAGE).contains(&size) {
         return Err(Problem::invalid_request(format!("page_size is a whole number from 1 to {LARGEST_PAGE}")));
     }
-    let after = list.page_token.unwrap_or_default();
-    if !after.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c)) || after.len() > 249 {
+    let (given, after) = (list.page_token.is_some(), list.page_token.unwrap_or_default());
+    if given && after.is_empty()
+        || !after.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c))
+        || after.len() > 249
+    {
         return Err(Problem::invalid_request("page_token is no token of an earlier page; leave it out to start again"));
     }
     let all = app.engine.topics();
@@ -385,6 +393,7 @@ pub async fn truncate_topic(
     if request.partitions.is_empty() {
         return Err(Problem::invalid_request("'partitions' is empty: name at least one"));
     }
+    let count = app.engine.topic(&topic).ok_or_else(|| Problem::unknown_topic(topic.as_str()))?.partitions;
     let mut named = BTreeSet::new();
     let mut truncations = Vec::with_capacity(request.partitions.len());
     for TruncatePartition { partition, before_offset } in request.partitions {
@@ -392,7 +401,17 @@ pub async fn truncate_topic(
             return Err(Problem::invalid_request("partition and before_offset are whole numbers, 0 or more"));
         }
         if !named.insert(partition) {
-            return Err(Problem::invalid_request(format!("partition {partition} is named twice")));
+            let (title, detail) =
+                ("A partition is named twice", format!("partition {partition} is named twice; name it once"));
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "partition-named-twice", title, detail));
+        }
+        if partition >= count {
+            // The path leads to a topic that is there; it is the body that does not fit it.
+            let (title, detail) = (
+                "There is no such partition",
+                format!("topic '{topic}' has no partition {partition}; it has {count}, numbered from 0"),
+            );
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown-partition", title, detail));
         }
         truncations.push(Truncation { partition: PartitionId::new(partition), before: Offset::new(before_offset) });
     }

@@ -129,32 +129,46 @@ impl Subject for Logs {
     fn send<'a>(&'a self, partition: i32, key: [u8; 16], values: &'a [String]) -> BoxFuture<'a, Sent> {
         async move {
             let log = &self.logs[partition as usize];
-            let entries = log.idempotency(&key);
-            if !entries.is_empty() {
-                let offsets: Option<Vec<i64>> = entries.iter().map(|e| e.offset.map(Offset::get)).collect();
-                return match offsets {
-                    Some(offsets) if offsets.len() == values.len() => Sent::Acknowledged(offsets),
-                    other => Sent::Unknown(format!("an earlier attempt is there as {other:?}")),
+            // A power cut may keep the first batches of an append and lose the rest: then the rest is sent, as the
+            // engine does it.
+            let mut offsets: Vec<Option<i64>> = vec![None; values.len()];
+            for entry in log.idempotency(&key) {
+                let Some(offset) = entry.offset else {
+                    return Sent::Unknown("an earlier attempt is in flight".to_owned());
                 };
+                offsets[entry.index as usize] = Some(offset.get());
             }
-            let record = |value: &String| Record { value: Some(Bytes::from(value.clone())), ..Record::default() };
-            let numbered = (0..values.len() as u32).map(|index| (index, key)).collect();
-            let request = AppendRecords {
-                records: values.iter().map(record).collect(),
-                idempotency: Some(IdempotencyMark { key, records: numbered, per_record: false }),
-                hold: None,
-            };
-            match log.append(request) {
-                Err(error) => Sent::Refused(error.to_string()),
-                Ok(append) => match append.await {
+            let missing: Vec<u32> =
+                (0u32..).zip(&offsets).filter(|(_, o)| o.is_none()).map(|(index, _)| index).collect();
+            if !missing.is_empty() {
+                let record = |index: &u32| {
+                    let value = Bytes::from(values[*index as usize].clone());
+                    Record { value: Some(value), ..Record::default() }
+                };
+                let marked = missing.iter().map(|index| (*index, key)).collect();
+                let request = AppendRecords {
+                    records: missing.iter().map(record).collect(),
+                    idempotency: Some(IdempotencyMark { key, records: marked, per_record: false }),
+                    hold: None,
+                };
+                let whole = missing.len() == values.len();
+                let refused =
+                    |e: LogError| if whole { Sent::Refused(e.to_string()) } else { Sent::Unknown(e.to_string()) };
+                let outcome = match log.append(request) {
+                    Err(error) => return refused(error),
+                    Ok(append) => append.await,
+                };
+                match outcome {
                     Ok(outcome) => {
-                        let base = outcome.base_offset.get();
-                        Sent::Acknowledged((base..).take(values.len()).collect())
+                        for (offset, index) in (outcome.base_offset.get()..).zip(missing) {
+                            offsets[index as usize] = Some(offset);
+                        }
                     }
-                    Err(error @ LogError::DiskFull) => Sent::Refused(error.to_string()),
-                    Err(error) => Sent::Unknown(error.to_string()),
-                },
+                    Err(error @ LogError::DiskFull) => return refused(error),
+                    Err(error) => return Sent::Unknown(error.to_string()),
+                }
             }
+            Sent::Acknowledged(offsets.into_iter().flatten().collect())
         }
         .boxed()
     }

@@ -82,6 +82,15 @@ impl History {
         *self.now_ms.lock() = now_ms;
     }
 
+    /// Why the newest send that is not known to be stored is not.
+    pub fn last_unknown(&self) -> Option<String> {
+        let why = |(_, event): &(u64, Event)| match event {
+            Event::Unknown { why, .. } => Some(why.clone()),
+            _ => None,
+        };
+        self.events.lock().iter().rev().find_map(why)
+    }
+
     /// All of it.
     pub fn events(&self) -> Vec<(u64, Event)> {
         self.events.lock().clone()

@@ -292,7 +292,11 @@ impl World {
             let work = async {
                 // Without a subject the history says why.
                 let Some(subject) = self.serve(sys, start).await else { return };
-                assert!(self.workload.finish(PATIENCE).await, "what is pending is not acknowledged");
+                assert!(
+                    self.workload.finish(PATIENCE).await,
+                    "what is pending is not acknowledged: {:?}",
+                    self.workload.history().last_unknown()
+                );
                 self.workload.list_topics(&*subject);
                 let mut ends = BTreeMap::new();
                 for partition in 0..subject.partitions() {

@@ -263,13 +263,15 @@ impl ReplicaManager {
     }
 
     async fn delete(&self, topic: &TopicReplicas) {
-        for partition in topic.partitions() {
-            let id = TopicPartition { topic: topic.assignment.id, partition: partition.id };
+        let ids: Vec<_> = topic.partitions().map(|partition| partition.id).collect();
+        let each = ids.into_iter().map(|partition| async move {
+            let id = TopicPartition { topic: topic.assignment.id, partition };
             if let Err(error) = self.logs.delete(id).await {
                 // Its folder is set aside at the next start, since the metadata does not know it any more.
-                tracing::error!(topic = %topic.assignment.name, partition = %partition.id, %error, "a deleted partition's folder could not be removed");
+                tracing::error!(topic = %topic.assignment.name, partition = %partition, %error, "a deleted partition's folder could not be removed");
             }
-        }
+        });
+        stream::iter(each).buffer_unordered(CONCURRENT_CHANGES).collect::<()>().await;
     }
 }
 

@@ -1,15 +1,18 @@
-//! Kafka's bytes: record batches, their compression, and later its messages.
+//! Kafka's bytes: record batches, their compression, and its messages.
 //!
 //! **Invariant**: no I/O, and no allocation above a small multiple of the input's size, whatever the input says.
 //! Everything here is a plain function of its input, and may be called from any thread.
 
 mod batch_builder;
 mod compression;
+pub mod messages;
 mod record_batch;
 mod varint;
+mod wire;
 
 pub use batch_builder::BatchBuilder;
 pub use compression::{Compression, DecompressLimit};
 pub use record_batch::{
     BatchError, BatchHeader, BatchProducer, HEADER_BYTES, HeaderViews, RecordBatch, RecordView, Records,
 };
+pub use wire::{Frame, MEMORY_PER_BYTE, RecordBytes, Uuid, WireError};

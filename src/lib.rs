@@ -19,6 +19,8 @@ pub mod metadata;
 
 pub mod replication;
 
+pub mod coordinator;
+
 pub mod engine;
 
 pub mod session;

@@ -9,7 +9,7 @@
 mod error;
 pub mod runtime;
 #[cfg(test)]
-pub(crate) mod testing;
+pub(crate) mod sim_tests;
 
 pub use error::CoordinatorError;
 pub use runtime::{CoordinatorRuntime, Now, Outcome, ReplyToken, StateMachine, partition_for_name};

@@ -1,7 +1,7 @@
 //! The runtime over a simulated disk, with a state machine that adds numbers.
 
 use super::*;
-use crate::coordinator::testing::{Machine, START_MS};
+use crate::coordinator::sim_tests::{Machine, START_MS};
 use crate::sys::sim::{DiskFault, DiskOperation};
 use bytes::Bytes;
 use futures_util::future::join_all;

@@ -230,28 +230,3 @@ async fn the_demo_fills_its_topic_with_scores_that_add_up() {
     let scored: u64 = finals.map(|e| e["score"][0].as_u64().unwrap_or(0) + e["score"][1].as_u64().unwrap_or(0)).sum();
     assert!(goals > 0 && goals == scored, "{goals} goals, {scored} in the final scores");
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_workload_of_the_bench_runs() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let short = ["--seconds", "0.05", "--warm-up", "0.01", "--rounds", "1", "--size", "100", "-o", "json"];
-    let workloads: [(&[&str], &[&str]); 4] = [
-        (&["produce-single", "-c", "2"], &["produce-single"]),
-        (&["produce-batch", "-c", "2", "--batch", "10"], &["produce-batch"]),
-        (&["replay", "--records", "1000"], &["replay-sse", "replay-pages"]),
-        (&["fanout", "--subscribers", "5"], &["fanout-sse", "fanout-websocket"]),
-    ];
-    for (workload, figures) in workloads {
-        let mut command = sluice(&["bench", "--dir", &folder.path().to_string_lossy()]);
-        let output = command.args(workload).args(short).output().expect("the program was built");
-        assert_eq!(status(&output), Some(0), "{workload:?}: {}", text(&output.stderr));
-        let lines: Vec<Value> =
-            text(&output.stdout).lines().map(|l| serde_json::from_str(l).expect("a JSON line")).collect();
-        let names: Vec<_> = lines.iter().filter_map(|l| l["figure"].as_str()).collect();
-        assert_eq!(names, figures);
-        for line in &lines {
-            assert!(line["rate"].as_f64() > Some(0.0) && line["bare_handler_rate"].as_f64() > Some(0.0), "{line}");
-        }
-    }
-    assert_eq!(std::fs::read_dir(folder.path()).expect("it is ours").count(), 0, "the bench cleans up");
-}

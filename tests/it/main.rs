@@ -1,5 +1,6 @@
 //! The real server on free ports, through real sockets. One binary: each module is one subject.
 
+mod bench;
 mod cli;
 mod engine_conformance;
 mod harness;

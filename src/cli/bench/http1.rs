@@ -128,12 +128,13 @@ impl Connection {
         self.start += n;
     }
 
-    /// Takes bytes that may not have come yet, and forgets them.
-    pub async fn skip(&mut self, mut n: usize) -> io::Result<()> {
+    /// Takes bytes that may not have come yet, and shows them as they come.
+    pub async fn take(&mut self, mut n: usize, show: &mut impl FnMut(&[u8])) -> io::Result<()> {
         while n > 0 {
-            let take = self.fill().await?.min(n);
-            self.start += take;
-            n -= take;
+            let some = self.fill().await?.min(n);
+            show(&self.buffer[self.start..self.start + some]);
+            self.start += some;
+            n -= some;
         }
         Ok(())
     }

@@ -4,143 +4,67 @@
 //! the same HTTP stack, in turns within the same run, and beside the disk's own rates; read the ratio, not the number.
 //!
 //! The load generator shares the machine with the server that it starts; the server is a process of its own, so that its
-//! processor time and memory can be told apart.
+//! processor time and memory can be told apart from the load generator's.
 
+mod args;
+mod audience;
 pub mod bare;
+mod compare;
 mod disk;
 mod fanout;
+mod figure;
 mod http1;
+mod load;
+mod mixed;
+mod overload;
+mod pacer;
 mod process;
 mod produce;
 mod replay;
 mod report;
+mod restart;
+mod subscriber;
+mod table;
+mod tail_latency;
 
-use super::{CliError, output::OutputArgs};
+pub use args::BenchArgs;
+
+use super::CliError;
 use crate::sys::Sys;
-use fanout::{Audience, Plan, Transport};
+use args::Workload;
+use disk::DiskLimits;
+use figure::Figure;
 use hdrhistogram::Histogram;
 use http1::{Connection, request};
-use process::{Folder, Process};
-use replay::Source;
-use report::{Figure, Report};
-use serde_json::json;
-use std::{path::PathBuf, time::Duration};
-
-/// The topic of a run.
-const TOPIC: &str = "bench";
-
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Workload {
-    /// POST of one event a request, closed loop
-    ProduceSingle,
-    /// POST of many records a request, closed loop
-    ProduceBatch,
-    /// A whole topic again, by stream and by pages
-    Replay,
-    /// One topic to many live subscribers
-    Fanout,
-}
-
-/// Measure this machine, beside its own limits
-#[derive(Debug, Clone, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub struct BenchArgs {
-    /// What is measured
-    #[arg(value_enum)]
-    workload: Workload,
-    /// A running server; without it the bench starts one on a fresh folder and ends it again
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
-    /// Connections that produce
-    #[arg(short, long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    concurrency: u32,
-    /// Records in a request (produce-batch)
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    batch: u32,
-    /// Bytes of a value
-    #[arg(long, default_value_t = 1024)]
-    size: usize,
-    /// Partitions of the topic
-    #[arg(long, default_value_t = 3)]
-    partitions: u32,
-    /// When an acknowledged record is on disk: the topic's flush
-    #[arg(long, default_value = "commit", value_parser = ["commit", "interval", "os"])]
-    flush: String,
-    /// Records of the topic (replay)
-    #[arg(long, default_value_t = 200_000)]
-    records: u64,
-    /// Readers at once (replay)
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    readers: u32,
-    /// Subscribers (fanout)
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
-    subscribers: u32,
-    /// How subscribers listen (fanout); both if not given
-    #[arg(long, value_enum)]
-    transport: Option<Transport>,
-    /// Seconds of a round
-    #[arg(long, default_value_t = 3.0, value_parser = positive)]
-    seconds: f64,
-    /// Rounds; figures are their medians
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=101))]
-    rounds: u32,
-    /// Seconds before the first round that do not count
-    #[arg(long, default_value_t = 1.0, value_parser = positive)]
-    warm_up: f64,
-    /// The folder in which the run makes its own: its disk is what is measured
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    dir: PathBuf,
-    /// More flags for the server that the bench starts
-    #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
-    server_flag: Vec<String>,
-    #[command(flatten)]
-    output: OutputArgs,
-}
-
-const EXAMPLES: &str = "\
-Examples:
-  sluice bench produce-single --concurrency 512
-  sluice bench produce-batch --batch 100 --flush os -c 8
-  sluice bench replay --records 500000
-  sluice bench fanout --subscribers 1000 --transport websocket
-  sluice bench produce-single --server-flag=--memory=256MiB -o json
-
-Use a release build, and a quiet machine.";
-
-fn positive(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|s| (0.01..=3600.0).contains(s)).ok_or_else(|| "write a number of seconds".to_owned())
-}
+use process::{Costs, Folder, Process};
+use serde_json::{Value, json};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 /// What the workloads share.
 struct Bench {
     args: BenchArgs,
     sys: Sys,
-}
-
-impl Bench {
-    fn is_batch(&self) -> bool {
-        self.args.workload == Workload::ProduceBatch
-    }
-
-    fn round_time(&self) -> Duration {
-        Duration::from_secs_f64(self.args.seconds)
-    }
+    folder: Folder,
+    disk: DiskLimits,
+    topics: AtomicU32,
 }
 
 /// What one round gave.
+#[derive(Debug)]
 struct Round {
     records: u64,
     seconds: f64,
     /// Microseconds.
     latency: Histogram<u64>,
-    /// The measured process's, not the load generator's.
-    cpu_seconds: Option<f64>,
+    costs: Costs,
 }
 
-/// An empty histogram of microseconds up to a minute, to three digits.
+/// An empty histogram of microseconds up to ten minutes, to three digits.
 fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000, 3).expect("these bounds are valid")
+    Histogram::new_with_bounds(1, 600_000_000, 3).expect("these bounds are valid")
 }
 
 /// Runs a workload and prints its figures.
@@ -148,124 +72,125 @@ fn histogram() -> Histogram<u64> {
 /// # Errors
 /// A server that cannot be started, or that refuses a request.
 pub async fn run(args: BenchArgs) -> Result<(), CliError> {
+    let sys = Sys::real();
+    if let (Some(old), Some(new)) = (&args.compare, &args.figures) {
+        return report::print_comparison(&args, &report::read(&sys, old)?, &report::read(&sys, new)?);
+    }
+    let old = args.compare.as_ref().map(|path| report::read(&sys, path)).transpose()?;
     process::raise_descriptors();
-    let bench = Bench { sys: Sys::real(), args };
-    let folder = Folder::new(&bench.sys, &bench.args.dir)?;
-    let disk = disk::measure(&bench.sys, folder.path()).await?;
-    let server = match &bench.args.url {
-        Some(url) => Process::at_url(&bench.sys, url)?,
-        None => Process::server(&bench.sys, folder.path(), &bench.args.server_flag).await?,
-    };
-    let bare = Process::bare(&bench.sys, folder.path()).await?;
-    let topic = make_topic(&bench, &server).await?;
-    let mut report = Report { disk, figures: Vec::new(), resident_bytes: None };
-    match bench.args.workload {
-        Workload::ProduceSingle | Workload::ProduceBatch => {
-            report.figures.push(produce(&bench, &server, &bare, &topic).await?);
+    let folder = Folder::new(&sys, &args.dir)?;
+    let disk = disk::measure(&sys, folder.path()).await?;
+    let bench = Bench { args, sys, folder, disk, topics: AtomicU32::new(0) };
+    let figures = match bench.args.workload {
+        Workload::ProduceSingle => produce::singles(&bench).await,
+        Workload::ProduceBatch => produce::batches(&bench).await,
+        Workload::Ingest => produce::ingest(&bench).await,
+        Workload::Replay => replay::figures(&bench).await,
+        Workload::Fanout => fanout::figures(&bench).await,
+        Workload::FanoutKeyed => fanout::keyed(&bench).await,
+        Workload::TailLatency => tail_latency::figures(&bench).await,
+        Workload::Mixed => mixed::figures(&bench).await,
+        Workload::Restart => restart::figures(&bench).await,
+        Workload::Soak => mixed::soak(&bench).await,
+        Workload::Overload => overload::figures(&bench).await,
+        Workload::Table => table::figures(&bench).await,
+    }?;
+    report::print(&bench, &figures)?;
+    match old {
+        Some(old) => {
+            let lines: Vec<_> = figures.iter().map(Figure::to_json).collect();
+            report::print_comparison(&bench.args, &old, &lines)
         }
-        Workload::Replay => report.figures = replay(&bench, &server, &bare, &topic).await?,
-        Workload::Fanout => report.figures = fanout(&bench, &server, &bare, &topic).await?,
+        None => Ok(()),
     }
-    report.resident_bytes = server.resident_bytes();
-    if bench.args.url.is_some() {
-        delete_topic(&bench, &server, &topic).await;
-    }
-    report.print(&bench.args)
 }
 
-/// Makes the topic of this run; on a server of somebody else's under a name that nobody else has.
-async fn make_topic(bench: &Bench, server: &Process) -> Result<String, CliError> {
-    let name = match bench.args.url {
-        Some(_) => format!("{TOPIC}-{}", std::process::id()),
-        None => TOPIC.to_owned(),
-    };
-    let body = json!({"name": name, "partitions": bench.args.partitions, "config": {"flush": bench.args.flush}});
-    let headers = "content-type: application/json\r\n";
-    let request = request(&server.address, "POST", "/v1/topics", headers, body.to_string().as_bytes());
-    let failed = |e: std::io::Error| CliError::failed(format!("no server answers at {}: {e}", server.address));
-    let mut connection = Connection::open(&bench.sys, &server.address).await.map_err(failed)?;
-    let mut answer = Vec::new();
-    match connection.exchange(&request, &mut answer).await.map_err(failed)? {
-        201 => Ok(name),
-        status => {
-            Err(CliError::failed(format!("the topic was refused: {status} {}", String::from_utf8_lossy(&answer))))
+impl Bench {
+    /// A server on a fresh folder, or the one that `--url` names.
+    async fn server(&self) -> Result<Process, CliError> {
+        match &self.args.url {
+            Some(url) => Process::at_url(&self.sys, url),
+            None => Process::server(&self.sys, self.folder.path(), &self.args.server_flag).await,
         }
     }
-}
 
-async fn delete_topic(bench: &Bench, server: &Process, topic: &str) {
-    let request = request(&server.address, "DELETE", &format!("/v1/topics/{topic}"), "", b"");
-    let deleted = match Connection::open(&bench.sys, &server.address).await {
-        Ok(mut connection) => connection.exchange(&request, &mut Vec::new()).await,
-        Err(e) => Err(e),
-    };
-    if !matches!(deleted, Ok(204)) {
-        eprintln!("the topic {topic} could not be deleted");
-    }
-}
-
-async fn produce(bench: &Bench, server: &Process, bare: &Process, topic: &str) -> Result<Figure, CliError> {
-    let warm_up = Duration::from_secs_f64(bench.args.warm_up);
-    for target in [bare, server] {
-        produce::round(bench, target, topic, warm_up).await?;
-    }
-    let name = if bench.is_batch() { "produce-batch" } else { "produce-single" };
-    let mut figure = Figure::new(name, "records/s", "answer");
-    for round in 0..bench.args.rounds {
-        figure.limit.push(produce::round(bench, bare, topic, bench.round_time()).await?);
-        figure.rounds.push(produce::round(bench, server, topic, bench.round_time()).await?);
-        report::progress(round + 1, &figure);
-    }
-    Ok(figure)
-}
-
-async fn replay(bench: &Bench, server: &Process, bare: &Process, topic: &str) -> Result<Vec<Figure>, CliError> {
-    let records = replay::fill(bench, server, topic).await?;
-    // As long as a record's event: its JSON is about 90 bytes longer than its value, and there is its cursor.
-    let limit = Source::Stream(format!("/repeat/{}/{records}", bench.args.size + 150));
-    let sources = [
-        ("replay-sse", Source::Stream(format!("/v1/topics/{topic}/stream?from=earliest"))),
-        ("replay-pages", Source::Pages(topic.to_owned())),
-    ];
-    let mut figures = Vec::new();
-    for (name, source) in sources {
-        replay::round(bench, server, source.clone(), records).await?;
-        let mut figure = Figure::new(name, "records/s", "");
-        for round in 0..bench.args.rounds {
-            figure.limit.push(replay::round(bench, bare, limit.clone(), records).await?);
-            figure.rounds.push(replay::round(bench, server, source.clone(), records).await?);
-            report::progress(round + 1, &figure);
+    /// A server on a fresh folder.
+    async fn own_server(&self) -> Result<Process, CliError> {
+        match self.args.url {
+            Some(_) => Err(CliError::usage("this workload starts a server of its own: leave out --url")),
+            None => self.server().await,
         }
-        figures.push(figure);
     }
-    Ok(figures)
+
+    async fn bare(&self) -> Result<Process, CliError> {
+        Process::bare(&self.sys, self.folder.path()).await
+    }
+
+    fn round_time(&self) -> Duration {
+        Duration::from_secs_f64(self.args.round_seconds())
+    }
+
+    fn warm_up(&self) -> Duration {
+        Duration::from_secs_f64(self.args.warm_up)
+    }
+
+    /// Makes a topic of this run.
+    async fn topic(&self, server: &Process, partitions: u32, flush: &str) -> Result<Topic, CliError> {
+        self.topic_with(server, partitions, json!({"flush": flush})).await
+    }
+
+    /// The same with more configuration.
+    async fn topic_with(&self, server: &Process, partitions: u32, config: Value) -> Result<Topic, CliError> {
+        let number = self.topics.fetch_add(1, Ordering::Relaxed);
+        let name = format!("bench-{}-{number}", std::process::id());
+        let body = json!({"name": name, "partitions": partitions, "config": config});
+        self.ask(server, "POST", "/v1/topics", &body.to_string()).await?;
+        Ok(Topic { name })
+    }
+
+    /// Deletes a topic, so that the next workload does not pay for it.
+    async fn delete(&self, server: &Process, topic: Topic) -> Result<(), CliError> {
+        self.ask(server, "DELETE", &format!("/v1/topics/{}", topic.name), "").await.map(drop)
+    }
+
+    /// One request whose answer is a success.
+    async fn ask(&self, server: &Process, method: &str, path: &str, body: &str) -> Result<Vec<u8>, CliError> {
+        let headers = if body.is_empty() { "" } else { "content-type: application/json\r\n" };
+        let request = request(&server.address, method, path, headers, body.as_bytes());
+        let failed = |e: std::io::Error| CliError::failed(format!("{method} {path} at {}: {e}", server.address));
+        let mut connection = Connection::open(&self.sys, &server.address).await.map_err(failed)?;
+        let mut answer = Vec::new();
+        match connection.exchange(&request, &mut answer).await.map_err(failed)? {
+            200..300 => Ok(answer),
+            status => {
+                let text = String::from_utf8_lossy(&answer);
+                Err(CliError::failed(format!("{method} {path} was refused: {status} {text}")))
+            }
+        }
+    }
+
+    /// Measures in turns: the bare handler, then the server, after a warm-up of both. Each round counts for all figures.
+    async fn alternate(
+        &self,
+        figures: &mut [Figure],
+        mut limit: impl AsyncFnMut(Duration) -> Result<Round, CliError>,
+        mut measured: impl AsyncFnMut(Duration) -> Result<Round, CliError>,
+    ) -> Result<(), CliError> {
+        limit(self.warm_up()).await?;
+        measured(self.warm_up()).await?;
+        for number in 1..=self.args.rounds {
+            let (limit, round) = (limit(self.round_time()).await?, measured(self.round_time()).await?);
+            for figure in &mut *figures {
+                figure.push_limit(&limit);
+                figure.push(&round);
+                report::progress(number, figure);
+            }
+        }
+        Ok(())
+    }
 }
 
-async fn fanout(bench: &Bench, server: &Process, bare: &Process, topic: &str) -> Result<Vec<Figure>, CliError> {
-    let transports = match bench.args.transport {
-        Some(one) => vec![one],
-        None => vec![Transport::Sse, Transport::Websocket],
-    };
-    let warm_up = Duration::from_secs_f64(bench.args.warm_up);
-    let mut figures = Vec::new();
-    for transport in transports {
-        let name = match transport {
-            Transport::Sse => "fanout-sse",
-            Transport::Websocket => "fanout-websocket",
-        };
-        let mut figure = Figure::new(name, "deliveries/s", "one message to all");
-        let mut audience =
-            Audience::gather(bench, server, Plan::server(bench, &server.address, topic, transport)).await?;
-        let mut bare_audience = Audience::gather(bench, bare, Plan::bare(bench, &bare.address)).await?;
-        figure.idle_bytes = audience.idle_bytes;
-        bare_audience.round(bare, warm_up).await?;
-        audience.round(server, warm_up).await?;
-        for round in 0..bench.args.rounds {
-            figure.limit.push(bare_audience.round(bare, bench.round_time()).await?);
-            figure.rounds.push(audience.round(server, bench.round_time()).await?);
-            report::progress(round + 1, &figure);
-        }
-        figures.push(figure);
-    }
-    Ok(figures)
+/// A topic of this run.
+struct Topic {
+    name: String,
 }

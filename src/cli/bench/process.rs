@@ -1,5 +1,6 @@
 //! The processes that are measured: a server, or the bare handler, each a child with a folder of its own.
 
+use super::http1::{Connection, request};
 use crate::cli::CliError;
 use crate::config::kernel_text;
 use crate::sys::{OsRng, Rng as _, Sys};
@@ -12,6 +13,8 @@ use std::{
 use tokio::time::Instant;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a start is looked at; it may take no more than some milliseconds.
+const START_POLL: Duration = Duration::from_millis(1);
 /// `USER_HZ`, in which Linux counts processor time for programs; 100 on every architecture.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// Descriptors for thousands of subscribers, here and in the children, which inherit the limit.
@@ -45,12 +48,39 @@ impl Drop for Folder {
     }
 }
 
+/// What a process took so far, or in a while: in seconds of processor time.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Costs {
+    /// Of the measured process; `None` if it is no child.
+    pub server: Option<f64>,
+    /// Of the load generator.
+    pub client: f64,
+}
+
+impl Costs {
+    /// What came since then.
+    pub fn since(&self, before: &Self) -> Self {
+        let server = self.server.zip(before.server).map(|(after, before)| after - before);
+        Self { server, client: self.client - before.client }
+    }
+}
+
 /// What is measured: an address, and the process behind it if it is a child.
 pub struct Process {
     child: Option<Child>,
     /// `host:port` of its HTTP door.
     pub address: String,
+    /// How long its last start took, until it answered that it is ready.
+    pub started_in: Duration,
     sys: Sys,
+    start: Option<Start>,
+}
+
+/// How a child is started, once more too.
+struct Start {
+    arguments: Vec<String>,
+    ready_file: PathBuf,
+    data: Option<PathBuf>,
 }
 
 impl Process {
@@ -60,76 +90,127 @@ impl Process {
         let address = address
             .filter(|a| !a.contains('/'))
             .ok_or_else(|| CliError::usage(format!("--url {url}: write http://HOST:PORT")))?;
-        Ok(Self { child: None, address: address.to_owned(), sys: sys.clone() })
+        let started_in = Duration::ZERO;
+        Ok(Self { child: None, address: address.to_owned(), started_in, sys: sys.clone(), start: None })
     }
 
-    /// This program's server on a fresh folder.
+    /// This program's server on a fresh folder, which goes with it.
     pub async fn server(sys: &Sys, folder: &Path, more: &[String]) -> Result<Self, CliError> {
-        let data = folder.join("data");
+        let name = format!("{:016x}", OsRng.next_u64());
+        let data = folder.join(format!("data-{name}"));
         let mut arguments: Vec<String> =
             ["serve", "--http", "127.0.0.1:0", "--kafka", "off", "--peer", "off", "--log-level", "warn"]
                 .map(str::to_owned)
                 .to_vec();
         arguments.extend(["--data".to_owned(), data.to_string_lossy().into_owned()]);
         arguments.extend_from_slice(more);
-        Self::spawn(sys, &arguments, folder.join("server.json")).await
+        let ready_file = folder.join(format!("ready-{name}.json"));
+        Self::spawn(sys, Start { arguments, ready_file, data: Some(data) }).await
     }
 
     /// The bare handler.
     pub async fn bare(sys: &Sys, folder: &Path) -> Result<Self, CliError> {
-        Self::spawn(sys, &["bench-bare".to_owned()], folder.join("bare.json")).await
+        let arguments = vec!["bench-bare".to_owned()];
+        let ready_file = folder.join(format!("bare-{:016x}.json", OsRng.next_u64()));
+        Self::spawn(sys, Start { arguments, ready_file, data: None }).await
     }
 
-    async fn spawn(sys: &Sys, arguments: &[String], ready_file: PathBuf) -> Result<Self, CliError> {
-        let failed = |e: std::io::Error| CliError::failed(format!("cannot start {}: {e}", arguments[0]));
+    async fn spawn(sys: &Sys, start: Start) -> Result<Self, CliError> {
+        let (address, started_in) = (String::new(), Duration::ZERO);
+        let mut process = Self { child: None, address, started_in, sys: sys.clone(), start: Some(start) };
+        process.again().await?;
+        Ok(process)
+    }
+
+    /// Starts the child, for the first time or again on the same data.
+    pub async fn again(&mut self) -> Result<(), CliError> {
+        self.kill();
+        let start = self.start.as_ref().expect("only a child is started");
+        let what = &start.arguments[0];
+        let failed = |e: std::io::Error| CliError::failed(format!("cannot start {what}: {e}"));
+        let _ = self.sys.disk.remove_file(&start.ready_file); // it is not there the first time
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("SLUICE_") {
                 command.env_remove(name); // settings of whoever runs this are not the measured server's
             }
         }
-        command.args(arguments).arg("--ready-file").arg(&ready_file).stdin(Stdio::null()).stdout(Stdio::null());
-        let mut process =
-            Self { child: Some(command.spawn().map_err(failed)?), address: String::new(), sys: sys.clone() };
-        let give_up = Instant::now() + START_TIMEOUT;
+        command.args(&start.arguments).arg("--ready-file").arg(&start.ready_file);
+        let started = Instant::now();
+        let child = self.child.insert(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(failed)?);
         loop {
-            if let Ok(text) = sys.disk.read(&ready_file)
+            if let Ok(text) = self.sys.disk.read(&start.ready_file)
                 && let Ok(ready) = serde_json::from_slice::<Value>(&text)
             {
-                process.address = ready["http"].as_str().unwrap_or_default().to_owned();
-                return Ok(process);
+                self.address = ready["http"].as_str().unwrap_or_default().to_owned();
+                break;
             }
-            let child = process.child.as_mut().expect("it was just started");
             if let Some(status) = child.try_wait().map_err(failed)? {
-                return Err(CliError::failed(format!("{} ended with {status} before it served", arguments[0])));
+                return Err(CliError::failed(format!("{what} ended with {status} before it served")));
             }
-            if Instant::now() > give_up {
-                return Err(CliError::failed(format!("{} does not serve", arguments[0])));
+            if started.elapsed() > START_TIMEOUT {
+                return Err(CliError::failed(format!("{what} does not serve")));
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(START_POLL).await;
+        }
+        let ready = request(&self.address, "GET", "/readyz", "", b"");
+        loop {
+            let answer = match Connection::open(&self.sys, &self.address).await {
+                Ok(mut connection) => connection.exchange(&ready, &mut Vec::new()).await,
+                Err(e) => Err(e),
+            };
+            match answer {
+                Ok(200) => {
+                    self.started_in = started.elapsed();
+                    return Ok(());
+                }
+                _ if started.elapsed() > START_TIMEOUT => {
+                    return Err(CliError::failed(format!("{what} does not become ready")));
+                }
+                _ => tokio::time::sleep(START_POLL).await,
+            }
         }
     }
 
-    /// Processor time that it took so far, in seconds; `None` if it is no child.
-    pub fn cpu_seconds(&self) -> Option<f64> {
-        let pid = self.child.as_ref()?.id();
-        cpu_seconds(&kernel_text(&*self.sys.disk, &format!("/proc/{pid}/stat"))?)
+    /// Kills the child (`SIGKILL`), if it is one, and waits until it is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill(); // it may have ended by itself
+            let _ = child.wait();
+        }
+    }
+
+    /// Processor time so far.
+    pub fn costs(&self) -> Costs {
+        let disk = &*self.sys.disk;
+        let of = |path: &str| cpu_seconds(&kernel_text(disk, path)?);
+        let server = self.pid().and_then(|pid| of(&format!("/proc/{pid}/stat")));
+        Costs { server, client: of("/proc/self/stat").unwrap_or_default() }
     }
 
     /// Its resident memory in bytes; `None` if it is no child.
     pub fn resident_bytes(&self) -> Option<u64> {
-        let pid = self.child.as_ref()?.id();
-        let status = kernel_text(&*self.sys.disk, &format!("/proc/{pid}/status"))?;
+        let status = kernel_text(&*self.sys.disk, &format!("/proc/{}/status", self.pid()?))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    }
+
+    /// Its open descriptors; `None` if it is no child.
+    pub fn descriptors(&self) -> Option<u64> {
+        let entries = self.sys.disk.read_dir(Path::new(&format!("/proc/{}/fd", self.pid()?))).ok()?;
+        Some(entries.len() as u64)
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill(); // it may have ended by itself
-            let _ = child.wait();
+        self.kill();
+        if let Some(data) = self.start.as_ref().and_then(|start| start.data.as_ref()) {
+            let _ = self.sys.disk.remove_dir_all(data); // left for whoever cleans up
         }
     }
 }

@@ -1,75 +1,112 @@
-//! Reading a topic from its first record to its last: pages, or a stream.
+//! Reading a topic from its first record to its last: a stream, or pages.
 
 use super::{
-    Bench, Round,
-    http1::{Chunk, Connection, request},
+    Bench, CliError, Round, Topic,
+    figure::{Figure, Measure},
+    histogram,
+    http1::{Connection, request},
+    load::{self, Load},
     process::Process,
-    produce,
+    produce::{Kind, PARTITIONS, Producing},
+    subscriber::{Subscriber, Transport},
 };
-use crate::cli::{CliError, http_client::encode};
+use crate::{cli::http_client::encode, sys::Sys};
+use std::time::Duration;
 use tokio::{task::JoinSet, time::Instant};
 
-const FILL_BATCH: u32 = 500;
+/// Records of a page.
+const PAGE_RECORDS: u64 = 10_000;
+const PAGE_BYTES: u64 = 4 << 20;
+/// Bytes of a request that fills a topic, about.
+const FILL_BYTES: usize = 512 << 10;
+const FILL_CONNECTIONS: u32 = 4;
+/// How long one turn of filling goes before it is counted.
+const FILL_TURN: Duration = Duration::from_millis(200);
 
-/// Fills the topic; gives how many records it then has.
-pub async fn fill(bench: &Bench, server: &Process, topic: &str) -> Result<u64, CliError> {
-    let failed = |e: std::io::Error| CliError::failed(format!("filling the topic: {e}"));
-    let mut connection = Connection::open(&bench.sys, &server.address).await.map_err(failed)?;
-    let mut body = Vec::new();
-    let batches = bench.args.records.div_ceil(u64::from(FILL_BATCH));
-    for i in 0..batches {
-        let request = produce::batch(&server.address, topic, FILL_BATCH, bench.args.size, |n| {
-            format!("key-{}", u64::from(n) + i)
-        });
-        let status = connection.exchange(&request, &mut body).await.map_err(failed)?;
-        if status != 200 {
-            return Err(CliError::failed(format!("filling the topic: {status} {}", String::from_utf8_lossy(&body))));
-        }
+/// Puts at least so many records into a topic; gives how many it then has more.
+pub async fn fill(bench: &Bench, server: &Process, topic: &Topic, records: u64, size: usize) -> Result<u64, CliError> {
+    let batch = (FILL_BYTES / (size + 100)).clamp(1, 5000).min(usize::try_from(records).unwrap_or(usize::MAX)) as u32;
+    let producing = Producing {
+        kind: Kind::Batch,
+        connections: FILL_CONNECTIONS,
+        batch,
+        size,
+        flush: String::new(),
+        partitions: 0,
+        rate: None,
+    };
+    let load = Load { connections: FILL_CONNECTIONS, per_request: u64::from(batch), rate: None, tolerant: false };
+    let requests = |connection| producing.requests(&server.address, &topic.name, connection);
+    let mut filled = 0;
+    while filled < records {
+        let outcome = load::run(&bench.sys, &server.address, &load, &requests, FILL_TURN).await?;
+        filled += outcome.accepted_requests() * u64::from(batch);
     }
-    Ok(batches * u64::from(FILL_BATCH))
+    Ok(filled)
 }
 
-/// Where a round reads from.
-#[derive(Clone)]
+/// Where a reader reads from.
+#[derive(Debug, Clone)]
 pub enum Source {
-    /// Pages of a topic, by cursor.
-    Pages(String),
-    /// A stream of server-sent events, at this path.
-    Stream(String),
+    /// Pages of a topic, by cursor, from this position.
+    Pages { topic: String, from: String },
+    /// The bare handler's pages.
+    BarePages { path: String, per_page: u64 },
+    /// A stream at this path.
+    Stream { path: String, transport: Transport },
 }
 
-/// One round: every reader reads it all.
-pub async fn round(bench: &Bench, target: &Process, source: Source, records: u64) -> Result<Round, CliError> {
-    let cpu = target.cpu_seconds();
+/// One round: every reader reads so many records.
+pub async fn round(
+    bench: &Bench,
+    target: &Process,
+    source: &Source,
+    records: u64,
+    readers: u32,
+) -> Result<Round, CliError> {
+    let before = target.costs();
     let started = Instant::now();
-    let mut readers = JoinSet::new();
-    for _ in 0..bench.args.readers {
+    let mut all = JoinSet::new();
+    for _ in 0..readers {
         let (sys, address, source) = (bench.sys.clone(), target.address.clone(), source.clone());
-        readers.spawn(async move {
-            let mut connection = Connection::open(&sys, &address).await?;
-            match source {
-                Source::Pages(topic) => pages(&mut connection, &address, &topic, records).await,
-                Source::Stream(path) => stream(&mut connection, &address, &path, records).await,
-            }
-        });
+        all.spawn(async move { read(&sys, &address, &source, records).await });
     }
     let mut total = 0;
-    while let Some(reader) = readers.join_next().await {
+    while let Some(reader) = all.join_next().await {
         let read = reader.map_err(std::io::Error::other).flatten();
         total += read.map_err(|e| CliError::failed(format!("replay: {e}")))?;
     }
     let seconds = started.elapsed().as_secs_f64();
-    let cpu_seconds = target.cpu_seconds().zip(cpu).map(|(after, before)| after - before);
-    Ok(Round { records: total, seconds, latency: super::histogram(), cpu_seconds })
+    Ok(Round { records: total, seconds, latency: histogram(), costs: target.costs().since(&before) })
 }
 
-async fn pages(connection: &mut Connection, host: &str, topic: &str, records: u64) -> std::io::Result<u64> {
+/// Reads so many records once.
+pub async fn read(sys: &Sys, address: &str, source: &Source, records: u64) -> std::io::Result<u64> {
+    match source {
+        Source::Pages { topic, from } => pages(sys, address, topic, from, records).await,
+        Source::BarePages { path, per_page } => bare_pages(sys, address, path, *per_page, records).await,
+        Source::Stream { path, transport } => {
+            let mut subscriber = Subscriber::open(sys, address, path, *transport).await?;
+            let mut count = 0;
+            while count < records {
+                match subscriber.next(|_| ()).await? {
+                    Some(n) => count += n,
+                    None => return Err(std::io::Error::other(format!("the stream ended after {count} records"))),
+                }
+            }
+            Ok(count)
+        }
+    }
+}
+
+async fn pages(sys: &Sys, host: &str, topic: &str, from: &str, records: u64) -> std::io::Result<u64> {
+    let mut connection = Connection::open(sys, host).await?;
     let offset = memchr::memmem::Finder::new(b"\"offset\":");
     let mut body = Vec::new();
-    let mut query = "from=earliest".to_owned();
+    let mut query = from.to_owned();
     let mut count = 0;
     while count < records {
-        let path = format!("/v1/topics/{topic}/records?limit=10000&max_bytes=4194304&{query}");
+        let path = format!("/v1/topics/{topic}/records?limit={PAGE_RECORDS}&max_bytes={PAGE_BYTES}&{query}");
         let status = connection.exchange(&request(host, "GET", &path, "", b""), &mut body).await?;
         let cursor = next_cursor(&body);
         let found = offset.find_iter(&body).count() as u64;
@@ -83,6 +120,18 @@ async fn pages(connection: &mut Connection, host: &str, topic: &str, records: u6
     Ok(count)
 }
 
+async fn bare_pages(sys: &Sys, host: &str, path: &str, per_page: u64, records: u64) -> std::io::Result<u64> {
+    let mut connection = Connection::open(sys, host).await?;
+    let request = request(host, "GET", path, "", b"");
+    let mut body = Vec::new();
+    let mut count = 0;
+    while count < records {
+        connection.exchange(&request, &mut body).await?;
+        count += per_page;
+    }
+    Ok(count)
+}
+
 /// The cursor stands behind the records; looking for it from the end spares the parsing of the page.
 fn next_cursor(body: &[u8]) -> Option<String> {
     const NAME: &[u8] = b"\"next_cursor\":\"";
@@ -91,73 +140,57 @@ fn next_cursor(body: &[u8]) -> Option<String> {
     String::from_utf8(body[at..at + length].to_vec()).ok()
 }
 
-async fn stream(connection: &mut Connection, host: &str, path: &str, records: u64) -> std::io::Result<u64> {
-    let status = connection.start(&request(host, "GET", path, "accept: text/event-stream\r\n", b"")).await?;
-    if status != 200 {
-        return Err(std::io::Error::other(format!("status {status}")));
-    }
-    let mut lines = DataLines::default();
-    let mut chunk = Chunk::Head;
-    let mut count = 0;
-    while count < records {
-        if !connection.chunk(&mut chunk, |bytes| count += lines.count(bytes)).await? {
-            return Err(std::io::Error::other(format!("the stream ended after {count} records")));
+/// A source and the bare handler's that is like it.
+pub fn sources(topic: &str, size: usize, records: u64, transport: Option<Transport>) -> (Source, Source) {
+    match transport {
+        Some(transport) => (
+            Source::Stream { path: format!("/v1/topics/{topic}/stream?from=earliest"), transport },
+            Source::Stream { path: format!("/repeat/{size}/{records}"), transport },
+        ),
+        None => {
+            let per_page = (PAGE_BYTES / (size as u64 + 200)).clamp(1, PAGE_RECORDS);
+            (
+                Source::Pages { topic: topic.to_owned(), from: "from=earliest".to_owned() },
+                Source::BarePages { path: format!("/page/{size}/{per_page}"), per_page },
+            )
         }
     }
-    Ok(count)
 }
 
-/// Counts the lines of a stream that begin with `data:`, of events without a name.
-#[derive(Debug, Default)]
-pub struct DataLines {
-    /// The beginning of a line whose end has not come, as far as it matters.
-    begun: Vec<u8>,
-    is_named: bool,
+/// Every way of reading, on one topic.
+pub async fn figures(bench: &Bench) -> Result<Vec<Figure>, CliError> {
+    let (server, bare) = (bench.server().await?, bench.bare().await?);
+    measure(bench, &server, &bare).await
 }
 
-impl DataLines {
-    /// The lines that end in these bytes.
-    pub fn count(&mut self, bytes: &[u8]) -> u64 {
-        const PREFIX: usize = 6;
-        let mut count = 0;
-        let mut start = 0;
-        for end in memchr::memchr_iter(b'\n', bytes) {
-            let piece = &bytes[start..end];
-            start = end + 1;
-            let line: &[u8] = if self.begun.is_empty() {
-                piece
-            } else {
-                let missing = PREFIX.saturating_sub(self.begun.len()).min(piece.len());
-                self.begun.extend_from_slice(&piece[..missing]);
-                &self.begun
-            };
-            match line {
-                [] | [b'\r'] => self.is_named = false,
-                _ if line.starts_with(b"event:") => self.is_named = true,
-                _ if line.starts_with(b"data:") && !self.is_named => count += 1,
-                _ => (),
-            }
-            self.begun.clear();
-        }
-        let rest = &bytes[start..];
-        let missing = PREFIX.saturating_sub(self.begun.len()).min(rest.len());
-        self.begun.extend_from_slice(&rest[..missing]);
-        count
+/// The same, on processes that are there.
+pub async fn measure(bench: &Bench, server: &Process, bare: &Process) -> Result<Vec<Figure>, CliError> {
+    let args = &bench.args;
+    let topic = bench.topic(server, args.partitions.unwrap_or(PARTITIONS), &args.flush).await?;
+    let records = fill(bench, server, &topic, args.records, args.size).await?;
+    let mut ways: Vec<Option<Transport>> = args.transports().into_iter().map(Some).collect();
+    ways.extend(args.transport.is_none().then_some(None));
+    let mut figures = Vec::new();
+    for way in ways {
+        let (source, limit) = sources(&topic.name, args.size, records, way);
+        let name = format!("replay/{}", way.map_or("pages", Transport::name));
+        let mut measured = [Figure::new(name, "records/s", Measure::Rate)];
+        bench
+            .alternate(
+                &mut measured,
+                async |_| round(bench, bare, &limit, records, args.readers).await,
+                async |_| round(bench, server, &source, records, args.readers).await,
+            )
+            .await?;
+        figures.extend(measured);
     }
+    bench.delete(server, topic).await?;
+    Ok(figures)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn events_are_counted_however_they_are_cut() {
-        let text = b"id: 1\ndata: {}\n\n: c\n\nevent: caught-up\ndata: {}\n\nid: 2\ndata: data:\n\n";
-        for size in 1..text.len() {
-            let mut lines = DataLines::default();
-            assert_eq!(text.chunks(size).map(|c| lines.count(c)).sum::<u64>(), 2, "cut every {size} bytes");
-        }
-    }
 
     #[test]
     fn the_cursor_is_found_behind_the_records() {

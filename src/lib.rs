@@ -17,6 +17,8 @@ pub mod view;
 
 pub mod metadata;
 
+pub mod client;
+
 pub mod replication;
 
 pub mod coordinator;

@@ -4,7 +4,7 @@
 //! what was taken is written.
 
 use crate::config::ServerConfig;
-use crate::engine::{Engine, EngineSettings, RoutedEngine};
+use crate::engine::{Engine, EngineSettings, GroupSettings, RoutedEngine};
 use crate::http::{self, AppState};
 use crate::log::{LogConfig, LogError, LogManager, LogSettings};
 use crate::metadata::{
@@ -131,6 +131,8 @@ impl Server {
             default_partitions: config.default_partitions,
             default_replication_factor: config.replication_factor(BROKERS),
             auto_create_topics: config.auto_create_topics,
+            groups: group_settings(&config),
+            group_partitions: config.groups.partitions,
         };
         let replicas = Arc::new(ReplicaManager::new(config.node_id, logs.clone()));
         let engine = RoutedEngine::start(sys.clone(), settings, metadata.clone(), replicas, view.clone()).await;
@@ -162,6 +164,7 @@ impl Server {
             // The door bounds its own wait; one that panicked has nothing more to finish.
             let _ = door.await;
         }
+        self.engine.stop_coordinators();
         self.view.close().await;
         self.logs.close().await;
         self.metadata.shutdown().await;
@@ -260,6 +263,17 @@ async fn open_views(
     let image = metadata.image();
     view.retain(|id| image.partition(id).is_some()).await.map_err(failed)?;
     Ok(view)
+}
+
+fn group_settings(config: &ServerConfig) -> GroupSettings {
+    GroupSettings {
+        min_session_timeout: config.groups.min_session_timeout,
+        max_session_timeout: config.groups.max_session_timeout,
+        initial_rebalance_delay: config.groups.initial_rebalance_delay,
+        max_size: config.groups.max_size,
+        offsets_retention: config.groups.offsets_retention,
+        ..GroupSettings::default()
+    }
 }
 
 /// A part of the memory budget.

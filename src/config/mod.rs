@@ -66,6 +66,8 @@ pub struct ServerConfig {
     pub allowed_hosts: Vec<String>,
     /// The partitions' logs.
     pub log: LogOptions,
+    /// Consumer groups.
+    pub groups: GroupOptions,
     /// What one request may bring.
     pub limits: Limits,
 }
@@ -81,6 +83,23 @@ pub struct LogOptions {
     pub idempotency_retention: Duration,
     /// Idempotency-Keys kept per partition, at most.
     pub idempotency_keys: usize,
+}
+
+/// Settings of consumer groups.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupOptions {
+    /// Partitions of the internal topic that holds groups, where it is made.
+    pub partitions: i32,
+    /// Shortest session timeout that a member may ask for.
+    pub min_session_timeout: Duration,
+    /// Longest session timeout that a member may ask for.
+    pub max_session_timeout: Duration,
+    /// How long the first member of a group waits for more.
+    pub initial_rebalance_delay: Duration,
+    /// Members of one group, at most.
+    pub max_size: usize,
+    /// How long offsets outlive their group's last member.
+    pub offsets_retention: Duration,
 }
 
 /// Limits of requests.
@@ -132,6 +151,14 @@ impl ServerConfig {
                 flush_interval: Duration::from_millis(100),
                 idempotency_retention: Duration::from_secs(24 * 3600),
                 idempotency_keys: 100_000,
+            },
+            groups: GroupOptions {
+                partitions: 16,
+                min_session_timeout: Duration::from_secs(1),
+                max_session_timeout: Duration::from_mins(30),
+                initial_rebalance_delay: Duration::from_millis(200),
+                max_size: 1000,
+                offsets_retention: Duration::from_hours(7 * 24),
             },
             limits: Limits { record_bytes: 1 << 20, batch_bytes: 16 << 20 },
         }

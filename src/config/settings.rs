@@ -312,6 +312,60 @@ pub static SETTINGS: &[Setting] = &[
     )
     .kind(Kind::Number),
     setting(
+        "groups.partitions",
+        "N",
+        "a whole number from 1 to 1000",
+        "Partitions of the internal topic of consumer groups, when it is made",
+        |c, t| put!(c.groups.partitions, value::number(t, 1, 1000)),
+        |c| Some(c.groups.partitions.to_string()),
+    )
+    .kind(Kind::Number),
+    setting(
+        "groups.min-session-timeout-ms",
+        "MS",
+        MILLIS,
+        "Shortest session timeout that a group's member may ask for",
+        |c, t| put!(c.groups.min_session_timeout, value::number(t, 1, MAX_MILLIS).map(Duration::from_millis)),
+        |c| Some(c.groups.min_session_timeout.as_millis().to_string()),
+    )
+    .kind(Kind::Number),
+    setting(
+        "groups.max-session-timeout-ms",
+        "MS",
+        MILLIS,
+        "Longest session timeout that a group's member may ask for",
+        |c, t| put!(c.groups.max_session_timeout, value::number(t, 1, MAX_MILLIS).map(Duration::from_millis)),
+        |c| Some(c.groups.max_session_timeout.as_millis().to_string()),
+    )
+    .kind(Kind::Number),
+    setting(
+        "groups.initial-rebalance-delay-ms",
+        "MS",
+        "a number of milliseconds, 0 or more",
+        "How long a group's first member waits for others to join with it",
+        |c, t| put!(c.groups.initial_rebalance_delay, value::number(t, 0, MAX_MILLIS).map(Duration::from_millis)),
+        |c| Some(c.groups.initial_rebalance_delay.as_millis().to_string()),
+    )
+    .kind(Kind::Number),
+    setting(
+        "groups.max-size",
+        "N",
+        "a whole number from 1 to 100000",
+        "Members of one group, at most",
+        |c, t| put!(c.groups.max_size, value::number(t, 1, 100_000)),
+        |c| Some(c.groups.max_size.to_string()),
+    )
+    .kind(Kind::Number),
+    setting(
+        "groups.offsets-retention-ms",
+        "MS",
+        MILLIS,
+        "How long a group's offsets outlive its last member",
+        |c, t| put!(c.groups.offsets_retention, value::number(t, 1, MAX_MILLIS).map(Duration::from_millis)),
+        |c| Some(c.groups.offsets_retention.as_millis().to_string()),
+    )
+    .kind(Kind::Number),
+    setting(
         "limits.record-bytes",
         "BYTES",
         "a number of bytes from 1KiB to 512MiB",

@@ -7,6 +7,7 @@
 //! partition of its group. The state machines are pure; the runtime does what they decide.
 
 mod error;
+pub mod group;
 pub mod runtime;
 #[cfg(test)]
 pub(crate) mod sim_tests;

@@ -1,5 +1,6 @@
 //! Why the engine did not do what was asked.
 
+use crate::coordinator::group::GroupError;
 use crate::types::{LogEndOffset, LogStartOffset, PartitionId, TopicName};
 
 /// What a failed request may have left behind.
@@ -93,6 +94,15 @@ pub enum EngineError {
         /// Why, for people.
         reason: String,
     },
+    /// A consumer group's refusal.
+    #[error("{0}")]
+    Group(#[from] GroupError),
+    /// Another broker coordinates the group or queue, or none does now.
+    #[error("this broker does not coordinate that now; try again")]
+    NotCoordinator,
+    /// The coordinator has no state now: it is being loaded, or its partition's log takes no writes.
+    #[error("the coordinator is not available now: {0}")]
+    CoordinatorNotAvailable(String),
     /// The disk has no room.
     #[error("the disk is full; nothing was stored")]
     DiskFull,
@@ -118,7 +128,10 @@ impl EngineError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
+            Self::Group(error) => matches!(error, GroupError::RebalanceInProgress | GroupError::TooManyGroups),
             Self::NoLeader(_)
+            | Self::NotCoordinator
+            | Self::CoordinatorNotAvailable(_)
             | Self::ViewNotReady(_)
             | Self::NotEnoughReplicas { .. }
             | Self::DiskFull
@@ -147,10 +160,14 @@ impl EngineError {
     #[must_use]
     pub const fn side_effects(&self) -> SideEffects {
         match self {
-            Self::TimedOut | Self::PartitionOffline { .. } | Self::Internal(_) | Self::ShuttingDown => {
-                SideEffects::Unknown
-            }
+            Self::TimedOut
+            | Self::PartitionOffline { .. }
+            | Self::Internal(_)
+            | Self::ShuttingDown
+            | Self::NotCoordinator
+            | Self::CoordinatorNotAvailable(_) => SideEffects::Unknown,
             Self::NoLeader(_)
+            | Self::Group(_)
             | Self::ViewNotReady(_)
             | Self::NotEnoughReplicas { .. }
             | Self::RejectedWithRequest

@@ -5,14 +5,23 @@
 
 mod catalog;
 mod error;
+mod groups;
 mod idempotency;
+mod internal;
 mod produce;
 mod request;
 mod routed;
 mod topics;
 
 pub use crate::codec::{BatchError, DecompressLimit, RecordBatch, Records};
+pub use crate::coordinator::group::{
+    Assignment, CommitOffsets, CommitResults, CommittedOffset, GroupDescription, GroupError, GroupHeartbeat,
+    GroupListing, GroupOffsets, GroupProtocol, GroupSettings, GroupState, HttpMember, JoinGroup, JoinedGroup,
+    JoinedMember, LeaveGroup, LeavingMember, MemberDescription, Membership, OffsetToCommit, SyncGroup, SyncedGroup,
+    http_member_id,
+};
 pub use error::{EngineError, RecordError, SideEffects};
+pub use groups::{GroupPosition, Groups};
 pub use produce::check_record;
 pub use request::{
     Acks, AlterTopic, BrokerInfo, ClusterInfo, CreateTopic, EpochEnd, FetchRequest, FetchResponse, IdempotencyTag,
@@ -90,6 +99,16 @@ pub trait Engine: Send + Sync + 'static {
         after: Option<(PartitionId, bytes::Bytes)>,
         max_bytes: usize,
     ) -> Answer<'a, SnapshotPage>;
+
+    // ---- consumer groups ----------------------------------------------------------------------------------------
+
+    /// Consumer groups.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] where there are none.
+    fn groups(&self) -> Result<&dyn Groups, EngineError> {
+        Err(EngineError::Unsupported("consumer groups"))
+    }
 
     // ---- the broker ---------------------------------------------------------------------------------------------
 

@@ -2,11 +2,12 @@
 //! has none; when brokers replicate, those led elsewhere will be reached from here, with the same receipts.
 
 use super::catalog::Catalog;
+use super::groups::{GroupCoordinators, Groups};
 use super::produce::Producing;
 use super::{
     AlterTopic, Answer, BrokerInfo, ClusterInfo, CreateTopic, Engine, EngineError, EpochEnd, FetchRequest,
-    FetchResponse, OffsetSpec, ProduceReceipt, ProduceRequest, RecordError, SnapshotPage, TopicDescription, TopicInfo,
-    Truncation, ViewSnapshot,
+    FetchResponse, GroupSettings, OffsetSpec, ProduceReceipt, ProduceRequest, RecordError, SnapshotPage,
+    TopicDescription, TopicInfo, Truncation, ViewSnapshot,
 };
 use crate::log::LogError;
 use crate::metadata::{Metadata, MetadataError, Refusal};
@@ -42,6 +43,10 @@ pub struct EngineSettings {
     pub default_replication_factor: i16,
     /// Whether a produce to an unknown topic makes it.
     pub auto_create_topics: bool,
+    /// Consumer groups.
+    pub groups: GroupSettings,
+    /// Partitions of the internal topic of groups, where it is made.
+    pub group_partitions: i32,
 }
 
 /// A broker's engine.
@@ -52,6 +57,7 @@ pub struct RoutedEngine {
     pub(super) replicas: Arc<ReplicaManager>,
     view: Arc<LatestView>,
     producing: Producing,
+    pub(super) groups: GroupCoordinators,
     catalog: ArcSwap<Catalog>,
     /// The metadata version that [`Self::follow`] has acted on.
     applied: watch::Sender<u64>,
@@ -67,7 +73,9 @@ impl RoutedEngine {
         replicas: Arc<ReplicaManager>,
         view: Arc<LatestView>,
     ) -> Arc<Self> {
+        let groups = GroupCoordinators::new(sys.clone(), settings.groups.clone(), settings.group_partitions);
         let engine = Arc::new(Self {
+            groups,
             sys,
             settings,
             metadata,
@@ -106,6 +114,11 @@ impl RoutedEngine {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Stops the coordinators. The doors are closed by then.
+    pub fn stop_coordinators(&self) {
+        self.groups.stop();
+    }
+
     pub(super) fn catalog(&self) -> Arc<Catalog> {
         self.catalog.load_full()
     }
@@ -114,6 +127,7 @@ impl RoutedEngine {
         let image = self.metadata.image();
         let next = self.catalog.load().next(&image, &self.settings.defaults);
         let complete = self.replicas.apply(next.assignments()).await;
+        self.groups.act_on(&image, &self.replicas);
         // After the replicas: a topic that a door can see can be written.
         let before = self.catalog.swap(Arc::new(next));
         if before.topics().any(|entry| image.topic(entry.info.id).is_none()) {
@@ -305,6 +319,10 @@ impl Engine for RoutedEngine {
             let page = self.view.page(&fixed, after, max_bytes).await.map_err(view_error)?;
             Ok(SnapshotPage { records: page.records, next: page.next })
         })
+    }
+
+    fn groups(&self) -> Result<&dyn Groups, EngineError> {
+        Ok(self)
     }
 
     fn cluster(&self) -> ClusterInfo {

@@ -18,6 +18,11 @@ impl RoutedEngine {
         if request.name.is_internal() {
             return Err(EngineError::InternalTopic(request.name));
         }
+        self.create_any(request).await
+    }
+
+    /// The same for the server's own topics.
+    pub(super) async fn create_any(&self, request: CreateTopic) -> Result<TopicDescription, EngineError> {
         if self.catalog().by_name(&request.name).is_some() {
             return Err(EngineError::TopicExists(request.name));
         }

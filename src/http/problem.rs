@@ -6,7 +6,7 @@
 //! Callers: every handler and extractor; SSE `problem` events and WebSocket `error` frames send [`Problem::to_json`].
 
 use crate::{
-    engine::{EngineError, ProducedRecord, RecordError, SideEffects},
+    engine::{EngineError, GroupError, ProducedRecord, RecordError, SideEffects},
     http::trace,
     session::{SessionError, cursor::CursorError},
 };
@@ -351,6 +351,34 @@ fn code_value(code: &str) -> HeaderValue {
 }
 
 /// The one mapping from the engine's errors.
+/// A group's refusal.
+fn group_problem(error: &GroupError) -> Problem {
+    use GroupError as G;
+    let conflict = |code, title| Problem::new(StatusCode::CONFLICT, code, title, error.to_string());
+    let missing = |code, title| Problem::new(StatusCode::NOT_FOUND, code, title, error.to_string());
+    match error {
+        G::InvalidGroupId => unprocessable("invalid-group", "The group's name does not fit", error.to_string()),
+        G::InvalidSessionTimeout { .. } => {
+            unprocessable("invalid-session-timeout", "The session timeout is out of range", error.to_string())
+        }
+        G::InvalidRequest(_) => unprocessable("invalid-request", "The request contradicts itself", error.to_string()),
+        G::OffsetMetadataTooLarge(_) => {
+            unprocessable("offset-metadata-too-large", "The commit's note is too large", error.to_string())
+        }
+        G::UnknownMemberId | G::MemberIdRequired(_) => missing("unknown-member", "The group has no such member"),
+        G::GroupIdNotFound => missing("unknown-group", "There is no such group"),
+        G::UnknownTopicOrPartition => missing("unknown-partition", "There is no such topic or partition"),
+        G::IllegalGeneration | G::RebalanceInProgress | G::FencedInstanceId => {
+            conflict("rebalance", "The group has another assignment now")
+        }
+        G::InconsistentGroupProtocol => conflict("inconsistent-protocol", "The members have no assignor in common"),
+        G::GroupMaxSizeReached => conflict("group-full", "The group is full"),
+        G::NonEmptyGroup => conflict("group-not-empty", "The group has members"),
+        G::GroupSubscribedToTopic => conflict("group-subscribed", "A member reads this topic"),
+        G::TooManyGroups => unavailable("too-many-groups", "There are too many groups", error.to_string()),
+    }
+}
+
 impl From<EngineError> for Problem {
     fn from(error: EngineError) -> Self {
         Self::from(&error)
@@ -392,6 +420,13 @@ impl From<&EngineError> for Problem {
                 tracing::warn!(%partition, reason, "a request met an offline partition");
                 let detail = format!("partition {partition} is offline here; the server's log says why");
                 unavailable("partition-offline", "The partition is offline", detail)
+            }
+            E::Group(refusal) => group_problem(refusal),
+            E::NotCoordinator => unavailable("no-coordinator", "Nobody coordinates this now", text()),
+            E::CoordinatorNotAvailable(reason) => {
+                tracing::warn!(reason, "a request met a coordinator that is not available");
+                let detail = "the coordinator is loading its state, or can not store; the server's log says why";
+                unavailable("coordinator-not-available", "The coordinator is not available", detail.to_owned())
             }
             E::DiskFull => Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk-full", "The disk is full", text()),
             E::TimedOut => {

@@ -21,6 +21,8 @@ pub(super) type Subscriptions = BTreeMap<String, Subscription>;
 /// What each gets.
 pub(super) type Assignments = BTreeMap<String, Assignment>;
 
+type Part<'a> = (&'a TopicName, PartitionId);
+
 /// Runs an assignor; one that the coordinator does not know is taken as `range`.
 pub(super) fn assign(name: &str, members: &Subscriptions, topics: &TopicTable) -> Assignments {
     match name {
@@ -125,8 +127,8 @@ fn sticky(members: &Subscriptions, topics: &TopicTable) -> Assignments {
 
 /// Who owns what, where that still makes sense: of two that claim it, the one with the newer generation; of two with the
 /// same, nobody.
-fn owners<'a>(members: &'a Subscriptions, topics: &TopicTable) -> BTreeMap<(&'a TopicName, PartitionId), &'a str> {
-    let mut claims: BTreeMap<(&TopicName, PartitionId), (Option<i32>, Option<&str>)> = BTreeMap::new();
+fn owners<'a>(members: &'a Subscriptions, topics: &TopicTable) -> BTreeMap<Part<'a>, &'a str> {
+    let mut claims: BTreeMap<Part<'_>, (Option<i32>, Option<&str>)> = BTreeMap::new();
     for (member, subscription) in members {
         for (topic, partitions) in subscription.owned.iter().filter(|(topic, _)| subscription.topics.contains(*topic)) {
             for partition in partitions.iter().filter(|p| p.get() < topics.partitions(topic)) {
@@ -144,8 +146,6 @@ fn owners<'a>(members: &'a Subscriptions, topics: &TopicTable) -> BTreeMap<(&'a 
     }
     claims.into_iter().filter_map(|(part, (_, owner))| Some((part, owner?))).collect()
 }
-
-type Part<'a> = (&'a TopicName, PartitionId);
 
 /// A move that evens out: from one who has at least two more than another that wants it.
 fn uneven<'a>(

@@ -20,6 +20,11 @@ mod requests;
 mod sequence;
 mod versions;
 
+#[cfg(test)]
+mod fake_tests;
+#[cfg(test)]
+mod tests;
+
 pub use cluster::{Cluster, Leader};
 pub use error::{ClientError, Code, SideEffects};
 pub use offsets::{Commit, Committed, OffsetAt};

@@ -9,7 +9,7 @@ use crate::codec::messages::Request;
 use crate::sys::Sys;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// What a connection is for. A broker answers in order, so that a fetch that waits for records would hold up all else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +47,8 @@ struct Slot {
 struct State {
     connection: Option<Arc<Connection>>,
     failures: u32,
-    not_before: Option<Instant>,
+    /// Why the last attempt failed, and from when on there may be another.
+    failed: Option<(Instant, ClientError)>,
 }
 
 impl Pool {
@@ -76,8 +77,11 @@ impl Pool {
             return Ok(connection.clone());
         }
         state.connection = None;
-        if let Some(moment) = state.not_before.filter(|moment| *moment > Instant::now()) {
-            timeout_at(deadline, tokio::time::sleep_until(moment)).await.map_err(late)?;
+        if let Some((moment, error)) = &state.failed {
+            if *moment >= deadline {
+                return Err(error.clone());
+            }
+            sleep_until(*moment).await;
         }
         let until = deadline.min(Instant::now() + self.options.connect_timeout);
         match self.connect(address, until).await {
@@ -87,7 +91,7 @@ impl Pool {
                 Ok(connection)
             }
             Err(error) => {
-                state.not_before = Some(Instant::now() + self.backoff(state.failures));
+                state.failed = Some((Instant::now() + self.backoff(state.failures), error.clone()));
                 state.failures = state.failures.saturating_add(1);
                 Err(error)
             }

@@ -93,7 +93,7 @@ impl Client {
     ) -> Result<Arc<Cluster>, ClientError> {
         let asked = timeout_at(deadline, self.inner.asked.lock());
         let mut asked = asked.await.map_err(|_| ClientError::DeadlineBeforeSent)?;
-        if !topics.is_empty() && topics.iter().all(|topic| asked.get(*topic).is_some_and(|moment| *moment > since)) {
+        if !topics.is_empty() && topics.iter().all(|topic| asked.get(*topic).is_some_and(|moment| *moment >= since)) {
             return Ok(self.cluster());
         }
         let named = |name: &&str| MetadataRequestTopic { topic_id: [0; 16], name: Some((*name).to_owned()) };

@@ -44,7 +44,7 @@ class Sluice:
         while not ready.exists():
             if self.child.poll() is not None or time.monotonic() > until:
                 raise Failed(f"the server did not start:\n{self.end_of_log()}")
-            time.sleep(0.02)
+            time.sleep(0.002)
         said = json.loads(ready.read_text())
         if "kafka" not in said:
             raise Failed(f"the server opened no Kafka door: {said}")
@@ -81,8 +81,8 @@ class Kafka:
 
     is_sluice = False
 
-    def __init__(self, tools, folder, **settings):
-        self.tools, self.folder = tools, pathlib.Path(folder)
+    def __init__(self, tools, folder, heap="512m", **settings):
+        self.tools, self.folder, self.heap = tools, pathlib.Path(folder), heap
         # What a Sluice server has by default, so that both are asked the same.
         defaults = {"num.partitions": 3, "message.max.bytes": (1 << 20) + 4096, "log.cleaner.backoff.ms": 500}
         self.settings = [f"{name}={value}" for name, value in (defaults | settings).items()]
@@ -100,8 +100,8 @@ class Kafka:
         return done.stdout
 
     def start(self):
-        said = self._call("start", self.folder, "--port", self.port, "--heap", "512m", *self.settings)
-        self.pid = int(said.split()[1])
+        said = self._call("start", self.folder, "--port", self.port, "--heap", self.heap, *self.settings)
+        self.pid, self.ready_ms = map(int, said.split()[1:])
 
     def stop(self):
         self._call("stop", self.folder)
@@ -113,7 +113,7 @@ class Kafka:
                 os.kill(self.pid, 0)
             except ProcessLookupError:
                 return
-            time.sleep(0.02)
+            time.sleep(0.002)
 
     close = stop
 

@@ -113,10 +113,21 @@ class Tools:
 class Process:
     """A child that writes lines; a thread reads them."""
 
+    started = []
+
+    @classmethod
+    def kill_all(cls):
+        """At a scenario's end, whatever it left."""
+        for process in cls.started:
+            if process.child.poll() is None:
+                process.kill()
+        cls.started.clear()
+
     def __init__(self, command, environment=None, name=None, on_line=None):
         self.name, self.lines = name or str(command[0]), queue.Queue()
         self.on_line = on_line or self.lines.put
         self.errors = []
+        Process.started.append(self)
         self.child = subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         )

@@ -10,7 +10,7 @@ import time
 import traceback
 
 from brokers import Kafka, Sluice
-from clients import Tools
+from clients import Process, Tools
 from scenario_commands import administration, commands, performance
 from scenario_doors import doors
 from scenario_files import files
@@ -45,9 +45,11 @@ def main(kind, tools, shared, folder, *names):
             else:
                 broker = Sluice(kind, folder / name, **settings.get("sluice", {}))
             scenario(broker, tools)
+            Process.kill_all()
             broker.close()
         except Exception:  # noqa: BLE001 - each scenario gets its turn
             traceback.print_exc(file=sys.stdout)
+            Process.kill_all()
             failures.append(name)
             if broker:
                 print(f"the end of the broker's log:\n{broker.end_of_log()}")

@@ -1,0 +1,173 @@
+// The lean client of ../../../bench-kafka: what a broker does with as little of the client's own work as franz-go needs.
+//
+//	bench create  bootstrap= topic= partitions= [NAME=VALUE…]      a topic; the rest is its configuration
+//	bench produce bootstrap= topic= size= seconds= [codec=]        as fast as it goes
+//	bench rate    bootstrap= topic= size= seconds= rate=           in open loop: latency counts from when a record was due
+//	bench consume bootstrap= topic= seconds=                       from the start, as fast as it goes, to the end or the time
+//
+// Each prints one JSON object.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+var options = map[string]string{}
+
+func check(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func number(name string) int {
+	value, err := strconv.Atoi(options[name])
+	check(err)
+	return value
+}
+
+func say(what map[string]any) { check(json.NewEncoder(os.Stdout).Encode(what)) }
+
+func client(more ...kgo.Opt) *kgo.Client {
+	made, err := kgo.NewClient(append(more, kgo.SeedBrokers(options["bootstrap"]), kgo.DefaultProduceTopic(options["topic"]))...)
+	check(err)
+	return made
+}
+
+var known = []string{"bootstrap", "topic", "partitions", "size", "seconds", "rate", "codec"}
+
+func create() {
+	topic := kmsg.NewCreateTopicsRequestTopic()
+	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = options["topic"], int32(number("partitions")), 1
+	for name, value := range options {
+		if !slices.Contains(known, name) {
+			config := kmsg.NewCreateTopicsRequestTopicConfig()
+			config.Name, config.Value = name, kmsg.StringPtr(value)
+			topic.Configs = append(topic.Configs, config)
+		}
+	}
+	request := kmsg.NewPtrCreateTopicsRequest()
+	request.Topics, request.TimeoutMillis = append(request.Topics, topic), 30_000
+	response, err := request.RequestWith(context.Background(), client())
+	check(err)
+	check(kerr.ErrorForCode(response.Topics[0].ErrorCode))
+	say(map[string]any{"created": options["topic"]})
+}
+
+// Values that compress about as far as JSON does: half of each is random.
+func values(size int) [][]byte {
+	source := rand.New(rand.NewSource(1))
+	pool := make([][]byte, 512)
+	for i := range pool {
+		pool[i] = make([]byte, size)
+		for at := range pool[i] {
+			pool[i][at] = "0123456789abcdef"[source.Intn(16)]
+			if at%32 < 12 {
+				pool[i][at] = `{"match":"1","at"`[at%32]
+			}
+		}
+	}
+	return pool
+}
+
+var codecs = map[string]kgo.CompressionCodec{
+	"": kgo.NoCompression(), "lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
+}
+
+func produce() {
+	producer := client(kgo.ProducerBatchCompression(codecs[options["codec"]]), kgo.MaxBufferedRecords(50_000),
+		kgo.RecordPartitioner(kgo.UniformBytesPartitioner(64<<10, true, true, nil)))
+	pool, stored := values(number("size")), atomic.Int64{}
+	warm(producer, pool[0])
+	started := time.Now()
+	end := started.Add(time.Duration(number("seconds")) * time.Second)
+	for n := 0; ; n++ {
+		if n%256 == 0 && time.Now().After(end) {
+			break
+		}
+		producer.Produce(context.Background(), &kgo.Record{Value: pool[n%len(pool)]}, func(_ *kgo.Record, err error) {
+			check(err)
+			stored.Add(1)
+		})
+	}
+	check(producer.Flush(context.Background()))
+	say(map[string]any{"records": stored.Load(), "seconds": time.Since(started).Seconds()})
+}
+
+// The first record pays for connections and the producer id.
+func warm(producer *kgo.Client, value []byte) {
+	check(producer.ProduceSync(context.Background(), &kgo.Record{Value: value}).FirstErr())
+}
+
+func rate() {
+	producer := client(kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerLinger(0), kgo.MaxBufferedRecords(1_000_000))
+	pool := values(number("size"))
+	warm(producer, pool[0])
+	perSecond, seconds := number("rate"), number("seconds")
+	var lock sync.Mutex
+	latencies := make([]float64, 0, perSecond*seconds)
+	started := time.Now()
+	for n := range perSecond * seconds {
+		due := started.Add(time.Duration(n) * time.Second / time.Duration(perSecond))
+		if wait := time.Until(due); wait > 200*time.Microsecond {
+			time.Sleep(wait)
+		}
+		producer.Produce(context.Background(), &kgo.Record{Value: pool[n%len(pool)]}, func(_ *kgo.Record, err error) {
+			check(err)
+			lock.Lock()
+			latencies = append(latencies, time.Since(due).Seconds()*1000)
+			lock.Unlock()
+		})
+	}
+	check(producer.Flush(context.Background()))
+	elapsed := time.Since(started).Seconds()
+	slices.Sort(latencies)
+	at := func(share float64) float64 { return latencies[min(len(latencies)-1, int(share*float64(len(latencies))))] }
+	say(map[string]any{"records": len(latencies), "seconds": elapsed, "p50": at(0.5), "p90": at(0.9), "p99": at(0.99),
+		"p999": at(0.999), "max": at(1)})
+}
+
+func consume() {
+	consumer := client(kgo.ConsumeTopics(options["topic"]), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchMaxPartitionBytes(4<<20))
+	records, bytes, empty := 0, 0, 0
+	started := time.Now()
+	end := started.Add(time.Duration(number("seconds")) * time.Second)
+	last := started
+	for time.Now().Before(end) && empty < 3 {
+		within, cancel := context.WithTimeout(context.Background(), time.Second)
+		fetches := consumer.PollFetches(within)
+		cancel()
+		if fetches.Empty() {
+			empty++
+			continue
+		}
+		empty = 0
+		fetches.EachRecord(func(r *kgo.Record) { records++; bytes += len(r.Value) })
+		last = time.Now()
+	}
+	say(map[string]any{"records": records, "bytes": bytes, "seconds": last.Sub(started).Seconds()})
+}
+
+func main() {
+	for _, pair := range os.Args[2:] {
+		name, value, _ := strings.Cut(pair, "=")
+		options[name] = value
+	}
+	map[string]func(){"create": create, "produce": produce, "rate": rate, "consume": consume}[os.Args[1]]()
+}

@@ -27,6 +27,8 @@ pub mod engine;
 
 pub mod session;
 
+pub mod kafka;
+
 pub mod http;
 
 pub mod config;

@@ -6,6 +6,7 @@
 use crate::config::ServerConfig;
 use crate::engine::{Engine, EngineSettings, GroupSettings, RoutedEngine};
 use crate::http::{self, AppState};
+use crate::kafka;
 use crate::log::{LogConfig, LogError, LogManager, LogSettings};
 use crate::metadata::{
     BrokerRegistration, Command, DataFolder, DataFolderError, FEATURE_LEVEL, Metadata, MetadataError, NodeSettings,
@@ -87,7 +88,9 @@ impl StartError {
 /// A server that serves.
 pub struct Server {
     http_address: Option<SocketAddr>,
+    kafka_address: Option<SocketAddr>,
     app: AppState,
+    kafka: kafka::Door,
     engine: Arc<RoutedEngine>,
     metadata: Metadata,
     logs: Arc<LogManager>,
@@ -118,9 +121,19 @@ impl Server {
             Some(address) => Some(listen(&sys, "http", address).await?),
             None => None,
         };
+        let kafka_listener = match config.kafka {
+            Some(address) => Some(listen(&sys, "kafka", address).await?),
+            None => None,
+        };
         let http_address = listener.as_ref().and_then(|l| l.local_addr().ok());
+        let kafka_address = kafka_listener.as_ref().and_then(|l| l.local_addr().ok());
+        let advertised_kafka = kafka_address.map(|address| kafka_endpoint(&config, address));
         let advertised = config.advertised_http.clone().or_else(|| http_address.map(|a| a.to_string()));
-        let metadata = open_metadata(&config, &sys, &folder, advertised.clone()).await?;
+        let doors = Advertised {
+            http: advertised.clone(),
+            kafka: advertised_kafka.as_ref().map(|(host, port)| format!("{host}:{port}")),
+        };
+        let metadata = open_metadata(&config, &sys, &folder, doors).await?;
         let defaults = config.topic_defaults(BROKERS);
         let logs = open_logs(&config, &sys, &folder, &metadata, defaults).await?;
         let view = open_views(&config, &sys, &folder, &metadata, backend).await?;
@@ -138,15 +151,36 @@ impl Server {
         let engine = RoutedEngine::start(sys.clone(), settings, metadata.clone(), replicas, view.clone()).await;
         let following = tokio::spawn(engine.clone().follow());
         logs.start_background();
+        let kafka = kafka::Door::new(engine.clone(), sys.clone(), kafka_settings(&config, advertised_kafka));
         let app = AppState::new(engine.clone(), sys, http_settings(&config, http_address, advertised));
-        let doors = listener.into_iter().map(|l| tokio::spawn(http::listener::serve(l, app.clone()))).collect();
-        Ok(Self { http_address, app, engine, metadata, logs, view, doors, following, _folder: folder })
+        let mut doors = Vec::new();
+        doors.extend(listener.map(|l| tokio::spawn(http::listener::serve(l, app.clone()))));
+        doors.extend(kafka_listener.map(|l| tokio::spawn(kafka::serve(l, kafka.clone()))));
+        Ok(Self {
+            http_address,
+            kafka_address,
+            app,
+            kafka,
+            engine,
+            metadata,
+            logs,
+            view,
+            doors,
+            following,
+            _folder: folder,
+        })
     }
 
     /// Where HTTP listens, with the real port.
     #[must_use]
     pub const fn http_addr(&self) -> Option<SocketAddr> {
         self.http_address
+    }
+
+    /// Where Kafka clients connect, with the real port.
+    #[must_use]
+    pub const fn kafka_addr(&self) -> Option<SocketAddr> {
+        self.kafka_address
     }
 
     /// The broker behind the doors.
@@ -160,6 +194,7 @@ impl Server {
     pub async fn drain(self) {
         self.engine.drain();
         self.app.drain.start();
+        self.kafka.drain();
         for door in self.doors {
             // The door bounds its own wait; one that panicked has nothing more to finish.
             let _ = door.await;
@@ -185,12 +220,29 @@ async fn listen(sys: &Sys, door: &'static str, address: SocketAddr) -> Result<Bo
     sys.network.bind(address).await.map_err(|source| StartError::Listen { door, address, source })
 }
 
+/// Where clients are told to find this broker's doors.
+struct Advertised {
+    http: Option<String>,
+    kafka: Option<String>,
+}
+
+/// The host and port that Kafka clients are told. A listener on every address is no address to connect to: then clients
+/// are told `localhost`, as Apache Kafka's own image does, and elsewhere `advertised-kafka` has to say more.
+fn kafka_endpoint(config: &ServerConfig, address: SocketAddr) -> (String, u16) {
+    let set = config.advertised_kafka.as_deref().and_then(|text| text.rsplit_once(':'));
+    if let Some((host, Ok(port))) = set.map(|(host, port)| (host, port.parse())) {
+        return (host.trim_matches(['[', ']']).to_owned(), port);
+    }
+    let host = if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };
+    (host, address.port())
+}
+
 /// Joins the metadata group and registers, which raises the leader epoch of each partition that this broker leads.
 async fn open_metadata(
     config: &ServerConfig,
     sys: &Sys,
     folder: &DataFolder,
-    advertised_http: Option<String>,
+    advertised: Advertised,
 ) -> Result<Metadata, StartError> {
     let failed = |source| StartError::Metadata { folder: folder.metadata().display().to_string(), source };
     let settings = NodeSettings {
@@ -203,7 +255,8 @@ async fn open_metadata(
         broker: config.node_id,
         incarnation: sys.rng.next_u64(),
         storage_id: folder.identity().storage_id,
-        http: advertised_http,
+        http: advertised.http,
+        kafka: advertised.kafka,
         peer: config.advertised_peer.clone(),
         feature_level: FEATURE_LEVEL,
         now_ms: sys.clock.now_ms(),
@@ -279,6 +332,19 @@ fn group_settings(config: &ServerConfig) -> GroupSettings {
 /// A part of the memory budget.
 fn share(memory: u64, part: u64) -> usize {
     usize::try_from(memory / part).unwrap_or(usize::MAX)
+}
+
+fn kafka_settings(config: &ServerConfig, advertised: Option<(String, u16)>) -> kafka::Settings {
+    let defaults = kafka::Settings::default();
+    let (host, port) = advertised.unwrap_or((defaults.host.clone(), defaults.port));
+    kafka::Settings {
+        host,
+        port,
+        request_memory: share(config.memory, 4),
+        fetch_bytes: share(config.memory, 16).clamp(1 << 20, 8 << 20),
+        auto_create_topics: config.auto_create_topics,
+        ..defaults
+    }
 }
 
 fn http_settings(config: &ServerConfig, listen: Option<SocketAddr>, advertised: Option<String>) -> http::Settings {

@@ -122,6 +122,7 @@ fn announce(config: &ServerConfig, server: &Server) {
         let show = |address: Option<std::net::SocketAddr>| address.map_or("off".to_owned(), |a| a.to_string());
         tracing::info!(
             http = show(server.http_addr()),
+            kafka = show(server.kafka_addr()),
             data = %config.data.display(),
             "serving"
         );
@@ -130,6 +131,9 @@ fn announce(config: &ServerConfig, server: &Server) {
     eprintln!("sluice {} serves; data in {}", env!("CARGO_PKG_VERSION"), config.data.display());
     if let Some(address) = server.http_addr() {
         eprintln!("  HTTP   http://{address}/   (console; API at http://{address}/docs)");
+    }
+    if let Some(address) = server.kafka_addr() {
+        eprintln!("  Kafka  {address}   (--bootstrap-server {address})");
     }
     if let Some(address) = server.http_addr() {
         eprintln!(
@@ -150,6 +154,9 @@ impl ReadyFile<'_> {
         let mut ready = serde_json::Map::new();
         if let Some(address) = server.http_addr() {
             ready.insert("http".to_owned(), address.to_string().into());
+        }
+        if let Some(address) = server.kafka_addr() {
+            ready.insert("kafka".to_owned(), address.to_string().into());
         }
         ready.insert("node_id".to_owned(), config.node_id.get().into());
         ready.insert("pid".to_owned(), std::process::id().into());

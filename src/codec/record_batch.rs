@@ -110,6 +110,15 @@ pub struct BatchProducer {
     pub base_sequence: i32,
 }
 
+/// What a producer's batch holds, as its records say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducedRecords {
+    /// The greatest timestamp, Unix ms.
+    pub max_timestamp_ms: i64,
+    /// No record is without a key.
+    pub all_have_keys: bool,
+}
+
 /// Why bytes are no batch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
@@ -260,29 +269,68 @@ impl RecordBatch {
     ///
     /// # Errors
     /// [`BatchError`]: the first thing wrong.
-    pub fn verify_produced(&self, limit: DecompressLimit) -> Result<(), BatchError> {
+    pub fn verify_produced(&self, limit: DecompressLimit) -> Result<ProducedRecords, BatchError> {
         self.verify_crc()?;
-        if self.header.control {
+        let header = &self.header;
+        if header.control {
             return Err(BatchError::Corrupt("clients may not write control batches"));
         }
-        if !self.header.is_dense() {
+        if header.log_append_time || header.delete_horizon_ms.is_some() {
+            return Err(BatchError::Corrupt("its timestamps are marked as the server's"));
+        }
+        if !header.is_dense() {
             return Err(BatchError::Corrupt("its record count and last offset differ"));
         }
+        let mut found = ProducedRecords { max_timestamp_ms: i64::MIN, all_have_keys: true };
         let mut records = self.records(limit)?;
         while let Some(record) = records.next_view() {
-            record?;
+            let record = record?;
+            found.max_timestamp_ms = found.max_timestamp_ms.max(record.timestamp_ms);
+            found.all_have_keys &= record.key.is_some();
         }
-        Ok(())
+        Ok(found)
     }
 
-    /// Gives a ready-made batch its place: what a leader does to a client's batch. Both fields lie outside the CRC.
-    /// Works in place if nobody else holds the bytes, and on a copy otherwise.
+    /// A copy in memory of its own, so that it does not keep the frame it came in, with the greatest timestamp put right
+    /// if the producer got it wrong.
     #[must_use]
-    pub fn placed(self, base_offset: Offset, leader_epoch: LeaderEpoch) -> Self {
-        let header = BatchHeader { base_offset, leader_epoch, ..self.header };
+    pub fn detached(&self, max_timestamp_ms: i64) -> Self {
+        let mut bytes = BytesMut::from(&self.bytes[..]);
+        let mut header = self.header;
+        if header.max_timestamp_ms != max_timestamp_ms {
+            header.max_timestamp_ms = max_timestamp_ms;
+            bytes[35..43].copy_from_slice(&max_timestamp_ms.to_be_bytes());
+            header.crc = Self::write_crc(&mut bytes);
+        }
+        Self { header, bytes: bytes.freeze() }
+    }
+
+    /// Gives a ready-made batch its place: what a leader does to a client's batch. Both fields lie outside the CRC; with
+    /// an append time (`LogAppendTime`) that is made anew. Works in place if nobody else holds the bytes, and on a copy
+    /// otherwise.
+    #[must_use]
+    pub fn placed(self, base_offset: Offset, leader_epoch: LeaderEpoch, append_time_ms: Option<i64>) -> Self {
+        let mut header = BatchHeader { base_offset, leader_epoch, ..self.header };
         let mut bytes = self.bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         Self::set_base_offset_and_epoch(&mut bytes, base_offset, leader_epoch);
+        if let Some(time) = append_time_ms {
+            header.crc = Self::set_log_append_time(&mut bytes, time);
+            header.log_append_time = true;
+            header.max_timestamp_ms = time;
+        }
         Self { header, bytes: bytes.freeze() }
+    }
+
+    /// The same bytes behind another handle, such as one that counts them.
+    ///
+    /// # Panics
+    /// In debug builds, if they are not the same.
+    #[must_use]
+    pub fn with_bytes(self, hand_over: impl FnOnce(Bytes) -> Bytes) -> Self {
+        let len = self.bytes.len();
+        let bytes = hand_over(self.bytes);
+        debug_assert_eq!(bytes.len(), len);
+        Self { header: self.header, bytes }
     }
 
     /// The same on the bytes of a batch.
@@ -295,16 +343,21 @@ impl RecordBatch {
     }
 
     /// Makes every record's timestamp the leader's (`message.timestamp.type=LogAppendTime`), in the bytes of one whole
-    /// batch, and puts the CRC right.
+    /// batch, and puts the CRC right; gives that.
     ///
     /// # Panics
     /// If `batch` is shorter than a header.
-    pub fn set_log_append_time(batch: &mut [u8], append_time_ms: i64) {
+    pub fn set_log_append_time(batch: &mut [u8], append_time_ms: i64) -> u32 {
         let attributes = i16::from_be_bytes([batch[21], batch[22]]) | attribute::LOG_APPEND_TIME;
         batch[21..23].copy_from_slice(&attributes.to_be_bytes());
         batch[35..43].copy_from_slice(&append_time_ms.to_be_bytes());
+        Self::write_crc(batch)
+    }
+
+    fn write_crc(batch: &mut [u8]) -> u32 {
         let crc = crc32c::crc32c(&batch[CRC_FROM..]);
         batch[17..21].copy_from_slice(&crc.to_be_bytes());
+        crc
     }
 }
 

@@ -49,6 +49,18 @@ pub enum EngineError {
     /// A record that can not be stored as it is.
     #[error("{0}")]
     InvalidRecord(#[from] RecordError),
+    /// A producer's batch that can not be stored as it is.
+    #[error("{0}")]
+    InvalidBatch(#[from] crate::codec::BatchError),
+    /// An idempotent producer's batch before this one is missing.
+    #[error("the batch is out of order: the producer's next sequence is {expected}")]
+    OutOfOrderSequence {
+        /// What should come.
+        expected: i32,
+    },
+    /// A newer epoch of this idempotent producer has written.
+    #[error("the producer was fenced by its newer epoch {0}")]
+    ProducerFenced(crate::types::ProducerEpoch),
     /// The Idempotency-Key was used with another request.
     #[error("this Idempotency-Key was used for another request; use a new key for a new request")]
     IdempotencyConflict,
@@ -148,6 +160,9 @@ impl EngineError {
             | Self::InvalidPartitions(_)
             | Self::InvalidReplicationFactor(_)
             | Self::InvalidRecord(_)
+            | Self::InvalidBatch(_)
+            | Self::OutOfOrderSequence { .. }
+            | Self::ProducerFenced(_)
             | Self::RejectedWithRequest
             | Self::IdempotencyConflict
             | Self::OffsetOutOfRange { .. }
@@ -182,6 +197,9 @@ impl EngineError {
             | Self::InvalidPartitions(_)
             | Self::InvalidReplicationFactor(_)
             | Self::InvalidRecord(_)
+            | Self::InvalidBatch(_)
+            | Self::OutOfOrderSequence { .. }
+            | Self::ProducerFenced(_)
             | Self::IdempotencyConflict
             | Self::OffsetOutOfRange { .. }
             | Self::Unsupported(_) => SideEffects::None,

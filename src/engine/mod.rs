@@ -3,6 +3,7 @@
 //! **Invariant**: a door knows no file, replica or offset index; it sees topics, partitions, records and this
 //! module's errors. An implementation serves every call from any thread, and never blocks an async thread.
 
+mod batches;
 mod catalog;
 mod error;
 mod groups;
@@ -20,17 +21,18 @@ pub use crate::coordinator::group::{
     JoinedMember, LeaveGroup, LeavingMember, MemberDescription, Membership, OffsetToCommit, SyncGroup, SyncedGroup,
     http_member_id,
 };
+pub use crate::log::ProducerSummary;
 pub use error::{EngineError, RecordError, SideEffects};
 pub use groups::{GroupPosition, Groups};
 pub use produce::check_record;
 pub use request::{
     Acks, AlterTopic, BrokerInfo, ClusterInfo, CreateTopic, EpochEnd, FetchRequest, FetchResponse, IdempotencyTag,
-    OffsetSpec, PartitionDescription, ProduceReceipt, ProduceRequest, ProducedRecord, RecordToProduce, SnapshotPage,
-    TaggedContent, TopicDescription, TopicInfo, Truncation, ViewSnapshot,
+    OffsetSpec, PartitionDescription, ProduceBatch, ProduceReceipt, ProduceRequest, ProducedBatch, ProducedRecord,
+    RecordToProduce, SnapshotPage, TaggedContent, TimestampSpec, TopicDescription, TopicInfo, Truncation, ViewSnapshot,
 };
 pub use routed::{EngineSettings, RoutedEngine};
 
-use crate::types::{Offset, PartitionId, PartitionProgress, StoredRecord, TopicId, TopicName};
+use crate::types::{Offset, PartitionId, PartitionProgress, ProducerId, StoredRecord, TopicId, TopicName};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -44,8 +46,22 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Makes a topic.
     fn create_topic(&self, request: CreateTopic) -> Answer<'_, TopicDescription>;
+    /// Whether [`Engine::create_topic`] would make it; nothing is changed.
+    fn check_create_topic(&self, request: CreateTopic) -> Answer<'_, ()> {
+        let _ = request;
+        Box::pin(async { Err(EngineError::Unsupported("checking a topic before it is made")) })
+    }
+    /// Whether [`Engine::alter_topic`] would change it; nothing is changed.
+    fn check_alter_topic(&self, name: &TopicName, change: AlterTopic) -> Answer<'_, ()> {
+        let _ = (name, change);
+        Box::pin(async { Err(EngineError::Unsupported("checking a change before it is made")) })
+    }
     /// What is needed to route to a topic, from memory. `None` if there is none of this name.
     fn topic(&self, name: &TopicName) -> Option<Arc<TopicInfo>>;
+    /// The same by identity.
+    fn topic_by_id(&self, id: TopicId) -> Option<Arc<TopicInfo>> {
+        self.topics().into_iter().find(|topic| topic.id == id)
+    }
     /// Every topic, sorted by name, from memory.
     fn topics(&self) -> Vec<Arc<TopicInfo>>;
     /// Changes whenever a topic comes, goes, or gets another configuration or more partitions.
@@ -68,6 +84,22 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// Dropping the future does not take the records back.
     fn produce(&self, request: ProduceRequest) -> Answer<'_, ProduceReceipt>;
+    /// Stores one batch that a producer made, as it is, after a check of all of it. An idempotent producer's batch that is
+    /// stored already gets the answer that its first one got. Batches of one partition are stored in the order of the
+    /// calls: what is known at once is done before this returns. The rest is as with [`Engine::produce`].
+    fn produce_batch(&self, request: ProduceBatch) -> Answer<'static, ProducedBatch> {
+        let _ = request;
+        Box::pin(async { Err(EngineError::Unsupported("whole batches")) })
+    }
+    /// An idempotent producer's number that nobody else has or had.
+    fn allocate_producer_id(&self) -> Answer<'_, ProducerId> {
+        Box::pin(async { Err(EngineError::Unsupported("idempotent producers")) })
+    }
+    /// The idempotent producers that a partition remembers.
+    fn producers(&self, topic: TopicId, partition: PartitionId) -> Answer<'_, Vec<ProducerSummary>> {
+        let _ = (topic, partition);
+        Box::pin(async { Err(EngineError::Unsupported("idempotent producers")) })
+    }
     /// Batches from one partition, from the one that holds `from`; empty at the end. Never waits for new records:
     /// [`Engine::watch`] does.
     fn fetch(&self, request: FetchRequest) -> Answer<'_, FetchResponse>;
@@ -75,6 +107,16 @@ pub trait Engine: Send + Sync + 'static {
     fn watch(&self, topic: TopicId, partition: PartitionId) -> Result<watch::Receiver<PartitionProgress>, EngineError>;
     /// Where to start for a point in time, or an end of the log.
     fn offset_for(&self, topic: TopicId, partition: PartitionId, spec: OffsetSpec) -> Answer<'_, Offset>;
+    /// The first record that a timestamp points at, with its own timestamp; `None` if there is none that can be read.
+    fn offset_and_timestamp(
+        &self,
+        topic: TopicId,
+        partition: PartitionId,
+        spec: TimestampSpec,
+    ) -> Answer<'_, Option<(Offset, i64)>> {
+        let _ = (topic, partition, spec);
+        Box::pin(async { Err(EngineError::Unsupported("looking up timestamps")) })
+    }
     /// Where a leader epoch ended (OffsetForLeaderEpoch, KIP-101): what a reader that was there under that epoch may
     /// still rely on.
     fn epoch_end(

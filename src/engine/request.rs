@@ -171,6 +171,41 @@ pub struct ProducedRecord {
     pub timestamp_ms: i64,
 }
 
+/// A producer's whole batch to store in one partition.
+#[derive(Debug)]
+pub struct ProduceBatch {
+    /// The topic.
+    pub topic: TopicId,
+    /// Its partition.
+    pub partition: PartitionId,
+    /// One batch as it came; its offset and epoch are the leader's to set.
+    pub batch: RecordBatch,
+    /// The acknowledgement asked for.
+    pub acks: Acks,
+    /// How long to wait for it.
+    pub timeout: Duration,
+}
+
+/// Where a producer's batch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducedBatch {
+    /// Offset of its first record; the others follow densely.
+    pub base_offset: Offset,
+    /// Each record's timestamp, where the topic takes the leader's (`LogAppendTime`).
+    pub append_time_ms: Option<i64>,
+    /// First readable offset of the partition.
+    pub log_start: LogStartOffset,
+}
+
+/// A record by its timestamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimestampSpec {
+    /// The first with this timestamp (Unix ms) or a later one.
+    AtLeast(i64),
+    /// The first with the greatest timestamp (KIP-734).
+    Greatest,
+}
+
 /// A read from one partition.
 #[derive(Debug, Clone, Copy)]
 pub struct FetchRequest {
@@ -256,6 +291,8 @@ pub struct BrokerInfo {
     pub id: BrokerId,
     /// Where it serves HTTP, as others are told (`host:port`).
     pub http: Option<String>,
+    /// Where it serves Kafka clients, as they are told (`host:port`).
+    pub kafka: Option<String>,
     /// Whether it may lead partitions.
     pub fenced: bool,
 }

@@ -1,20 +1,21 @@
 //! The engine of a broker: each partition's request goes to its leader. Every leader is this broker, or the partition
 //! has none; when brokers replicate, those led elsewhere will be reached from here, with the same receipts.
 
+use super::batches::ProducerIds;
 use super::catalog::Catalog;
 use super::groups::{GroupCoordinators, Groups};
 use super::produce::Producing;
 use super::{
     AlterTopic, Answer, BrokerInfo, ClusterInfo, CreateTopic, Engine, EngineError, EpochEnd, FetchRequest,
-    FetchResponse, GroupSettings, OffsetSpec, ProduceReceipt, ProduceRequest, RecordError, SnapshotPage,
-    TopicDescription, TopicInfo, Truncation, ViewSnapshot,
+    FetchResponse, GroupSettings, OffsetSpec, ProduceBatch, ProduceReceipt, ProduceRequest, ProducedBatch,
+    ProducerSummary, RecordError, SnapshotPage, TimestampSpec, TopicDescription, TopicInfo, Truncation, ViewSnapshot,
 };
 use crate::log::LogError;
 use crate::metadata::{Metadata, MetadataError, Refusal};
 use crate::replication::{Partition, ReplicaManager, ReplicationError, TopicReplicas};
 use crate::sys::Sys;
 use crate::types::{
-    BrokerId, ClusterId, LeaderEpoch, LogEndOffset, Offset, PartitionId, PartitionProgress, StoredRecord,
+    BrokerId, ClusterId, LeaderEpoch, LogEndOffset, Offset, PartitionId, PartitionProgress, ProducerId, StoredRecord,
     TopicDefaults, TopicId, TopicName,
 };
 use crate::view::{LatestView, Snapshot, ViewError};
@@ -58,6 +59,7 @@ pub struct RoutedEngine {
     view: Arc<LatestView>,
     producing: Producing,
     pub(super) groups: GroupCoordinators,
+    pub(super) producer_ids: ProducerIds,
     catalog: ArcSwap<Catalog>,
     /// The metadata version that [`Self::follow`] has acted on.
     applied: watch::Sender<u64>,
@@ -82,6 +84,7 @@ impl RoutedEngine {
             replicas,
             view,
             producing: Producing::default(),
+            producer_ids: ProducerIds::default(),
             catalog: ArcSwap::default(),
             applied: watch::Sender::new(0),
             draining: AtomicBool::new(false),
@@ -163,7 +166,11 @@ impl RoutedEngine {
         self.replicas.topic(id).ok_or_else(|| EngineError::UnknownTopic(id.to_string()))
     }
 
-    fn partition(&self, topic: TopicId, id: PartitionId) -> Result<(Arc<TopicInfo>, Arc<Partition>), EngineError> {
+    pub(super) fn partition(
+        &self,
+        topic: TopicId,
+        id: PartitionId,
+    ) -> Result<(Arc<TopicInfo>, Arc<Partition>), EngineError> {
         let info = self.info(topic)?;
         if id.get() >= info.partitions {
             let (topic, partitions) = (info.name.clone(), info.partitions);
@@ -186,6 +193,16 @@ impl RoutedEngine {
 impl Engine for RoutedEngine {
     fn create_topic(&self, request: CreateTopic) -> Answer<'_, TopicDescription> {
         Box::pin(self.create(request))
+    }
+
+    fn check_create_topic(&self, request: CreateTopic) -> Answer<'_, ()> {
+        let checked = self.prepare_create(request).map(drop);
+        Box::pin(async { checked })
+    }
+
+    fn check_alter_topic(&self, name: &TopicName, change: AlterTopic) -> Answer<'_, ()> {
+        let checked = self.prepare_alter(name, change).map(drop);
+        Box::pin(async { checked })
     }
 
     fn topic(&self, name: &TopicName) -> Option<Arc<TopicInfo>> {
@@ -280,9 +297,49 @@ impl Engine for RoutedEngine {
                 OffsetSpec::Latest => end,
                 OffsetSpec::Timestamp(ms) => {
                     let found = log.offset_for_timestamp(ms).await.map_err(|e| log_error(&info, id, e))?;
-                    found.map_or(end, |offset| offset.clamp(start, end))
+                    found.map_or(end, |(offset, _)| offset.clamp(start, end))
                 }
             })
+        })
+    }
+
+    fn offset_and_timestamp(
+        &self,
+        topic: TopicId,
+        id: PartitionId,
+        spec: TimestampSpec,
+    ) -> Answer<'_, Option<(Offset, i64)>> {
+        Box::pin(async move {
+            let (info, partition) = self.partition(topic, id)?;
+            let log = partition.log();
+            let wanted = match spec {
+                TimestampSpec::AtLeast(ms) => ms,
+                TimestampSpec::Greatest => match log.max_timestamp_ms() {
+                    Some(ms) => ms,
+                    None => return Ok(None),
+                },
+            };
+            log.offset_for_timestamp(wanted).await.map_err(|e| log_error(&info, id, e))
+        })
+    }
+
+    fn topic_by_id(&self, id: TopicId) -> Option<Arc<TopicInfo>> {
+        self.info(id).ok()
+    }
+
+    fn produce_batch(&self, request: ProduceBatch) -> Answer<'static, ProducedBatch> {
+        let started = self.start_batch(request);
+        Box::pin(async move { started?.await })
+    }
+
+    fn allocate_producer_id(&self) -> Answer<'_, ProducerId> {
+        Box::pin(self.next_producer_id())
+    }
+
+    fn producers(&self, topic: TopicId, id: PartitionId) -> Answer<'_, Vec<ProducerSummary>> {
+        Box::pin(async move {
+            let (info, partition) = self.partition(topic, id)?;
+            partition.log().producers().await.map_err(|e| log_error(&info, id, e))
         })
     }
 
@@ -339,6 +396,7 @@ impl Engine for RoutedEngine {
         let broker = |(id, broker): (&BrokerId, &crate::metadata::BrokerImage)| BrokerInfo {
             id: *id,
             http: broker.http.clone(),
+            kafka: broker.kafka.clone(),
             fenced: broker.fenced,
         };
         image.brokers.iter().map(broker).collect()
@@ -376,6 +434,8 @@ pub(super) fn log_error(topic: &TopicInfo, partition: PartitionId, error: LogErr
             EngineError::OffsetOutOfRange { partition, requested: requested.get(), log_start, log_end }
         }
         LogError::TooLarge { bytes, limit } => RecordError::TooLarge { bytes, limit }.into(),
+        LogError::OutOfOrderSequence { expected } => EngineError::OutOfOrderSequence { expected },
+        LogError::ProducerFenced { current } => EngineError::ProducerFenced(current),
         LogError::IdempotencyConflict => EngineError::IdempotencyConflict,
         LogError::IdempotencyInFlight => EngineError::IdempotencyInFlight,
         LogError::Overloaded => EngineError::Overloaded,

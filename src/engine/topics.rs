@@ -15,6 +15,14 @@ const MAX_PARTITIONS: i32 = 10_000;
 
 impl RoutedEngine {
     pub(super) async fn create(&self, request: CreateTopic) -> Result<TopicDescription, EngineError> {
+        let name = request.name.clone();
+        let command = self.prepare_create(request)?;
+        self.submit(command).await?;
+        self.describe(&name)
+    }
+
+    /// The change that makes the topic, if it may be made.
+    pub(super) fn prepare_create(&self, request: CreateTopic) -> Result<Command, EngineError> {
         if request.name.is_internal() {
             return Err(EngineError::InternalTopic(request.name));
         }
@@ -41,19 +49,24 @@ impl RoutedEngine {
         check_min_insync(&config, factor, named)?;
         let mut id = [0; 16];
         self.sys.rng.fill(&mut id);
-        let command = Command::CreateTopic {
-            name: request.name.clone(),
+        Ok(Command::CreateTopic {
+            name: request.name,
             id: TopicId::from_random(id),
             assignment: assign(&brokers, 0, partitions, factor),
             config: request.config,
             now_ms: self.sys.clock.now_ms(),
-        };
-        self.submit(command).await?;
-        self.describe(&request.name)
+        })
     }
 
     pub(super) async fn alter(&self, name: TopicName, change: AlterTopic) -> Result<TopicDescription, EngineError> {
-        let info = self.info_to_change(&name)?;
+        let command = self.prepare_alter(&name, change)?;
+        self.submit(command).await?;
+        self.describe(&name)
+    }
+
+    /// The change of the topic, if it may be made.
+    pub(super) fn prepare_alter(&self, name: &TopicName, change: AlterTopic) -> Result<Command, EngineError> {
+        let info = self.info_to_change(name)?;
         let mut overrides = info.overrides.clone();
         for key in &change.reset {
             key.parse::<ConfigKey>()?;
@@ -82,15 +95,13 @@ impl RoutedEngine {
         }
         check_partitions(wanted)?;
         let added = wanted - info.partitions;
-        let command = Command::AlterTopic {
+        Ok(Command::AlterTopic {
             id: info.id,
             set: change.set,
             reset: change.reset,
             add_partitions: assign(&self.live_brokers(), info.partitions, added, info.replication_factor),
             expected_partitions: info.partitions,
-        };
-        self.submit(command).await?;
-        self.describe(&name)
+        })
     }
 
     pub(super) async fn delete(&self, name: TopicName) -> Result<(), EngineError> {

@@ -294,7 +294,7 @@ impl Engine for FakeEngine {
     }
 
     fn brokers(&self) -> Vec<BrokerInfo> {
-        vec![BrokerInfo { id: BrokerId::new(1), http: None, fenced: false }]
+        vec![BrokerInfo { id: BrokerId::new(1), http: None, kafka: None, fenced: false }]
     }
 
     fn is_ready(&self) -> bool {

@@ -402,6 +402,13 @@ impl From<&EngineError> for Problem {
                 unprocessable("invalid-replication-factor", "The replication factor does not fit", text())
             }
             E::InvalidRecord(record) => Self::from(record),
+            E::InvalidBatch(_) => unprocessable("invalid-batch", "The batch can not be stored", text()),
+            E::OutOfOrderSequence { .. } => {
+                Self::new(StatusCode::CONFLICT, "out-of-order-sequence", "A batch of the producer is missing", text())
+            }
+            E::ProducerFenced(_) => {
+                Self::new(StatusCode::CONFLICT, "producer-fenced", "The producer was fenced", text())
+            }
             E::IdempotencyConflict => {
                 unprocessable("idempotency-conflict", "The Idempotency-Key stands for another request", text())
             }

@@ -17,9 +17,10 @@ use super::segment::LogSegment;
 use super::tail_ring::{TailBudget, TailRing};
 use super::writer::Writer;
 use super::{
-    Append, AppendOutcome, AppendRecords, IdempotencyEntry, LogConfig, LogError, LogSettings, WatermarkSource,
+    Append, AppendOutcome, AppendRecords, IdempotencyEntry, IdempotencyMark, LogConfig, LogError, LogSettings,
+    WatermarkSource,
 };
-use crate::codec::{BatchBuilder, HEADER_BYTES};
+use crate::codec::{BatchBuilder, HEADER_BYTES, RecordBatch};
 use crate::sys::{Lane, Sys};
 use crate::telemetry::metrics;
 use crate::types::{
@@ -57,9 +58,26 @@ pub(super) struct LogContext {
     pub(super) points: RecoveryPoints,
 }
 
-/// Records that wait to be written.
+/// What an append brings.
+pub(super) enum Payload {
+    /// Records that share a batch with others.
+    Records(AppendRecords),
+    /// A producer's own batch, to be stored as it is. Taken out when its group is put together.
+    Batch(Option<RecordBatch>),
+}
+
+impl Payload {
+    pub(super) fn mark(&self) -> Option<&IdempotencyMark> {
+        match self {
+            Self::Records(request) => request.idempotency.as_ref(),
+            Self::Batch(_) => None,
+        }
+    }
+}
+
+/// What waits to be written.
 pub(super) struct StagedAppend {
-    pub(super) request: AppendRecords,
+    pub(super) payload: Payload,
     pub(super) bytes: usize,
     /// When it was taken, by the monotonic clock.
     pub(super) since: Duration,
@@ -217,15 +235,54 @@ impl LogCore {
                     IdempotencyRefusal::InFlight | IdempotencyRefusal::Stored => LogError::IdempotencyInFlight,
                 })?;
             }
-            front.staged_bytes += bytes;
-            let since = self.context.sys.clock.monotonic();
-            front.staged.push_back(StagedAppend { request, bytes, since, reply });
-            !std::mem::replace(&mut front.enqueued, true)
+            self.stage(&mut front, Payload::Records(request), bytes, reply)
         };
+        Ok(self.staged(enqueue, outcome))
+    }
+
+    /// See [`super::PartitionLog::append_batch`].
+    pub(super) fn append_batch(self: &Arc<Self>, batch: RecordBatch) -> Result<Append, LogError> {
+        self.check_online()?;
+        let bytes = batch.header().size;
+        let config = self.config.load();
+        let limit = config.max_message_bytes.min(config.segment_bytes) as usize;
+        if bytes > limit {
+            return Err(LogError::TooLarge { bytes, limit });
+        }
+        let (reply, outcome) = oneshot::channel();
+        let enqueue = {
+            let mut front = self.front.lock();
+            if front.closed {
+                return Err(LogError::Closed);
+            }
+            self.check_online()?; // again, under the lock that a failure takes to answer what is staged
+            if front.staged_bytes + bytes > self.context.settings.staged_bytes_per_partition && front.staged_bytes > 0 {
+                return Err(LogError::Overloaded);
+            }
+            self.stage(&mut front, Payload::Batch(Some(batch)), bytes, reply)
+        };
+        Ok(self.staged(enqueue, outcome))
+    }
+
+    /// Puts an append into the buffer; true if the job must be put into the pool's line.
+    fn stage(
+        &self,
+        front: &mut Front,
+        payload: Payload,
+        bytes: usize,
+        reply: oneshot::Sender<Result<AppendOutcome, LogError>>,
+    ) -> bool {
+        front.staged_bytes += bytes;
+        let since = self.context.sys.clock.monotonic();
+        front.staged.push_back(StagedAppend { payload, bytes, since, reply });
+        !std::mem::replace(&mut front.enqueued, true)
+    }
+
+    fn staged(self: &Arc<Self>, enqueue: bool, outcome: oneshot::Receiver<Result<AppendOutcome, LogError>>) -> Append {
         if enqueue {
             self.context.sys.io.submit(Lane::Append, Arc::clone(self) as _);
         }
-        Ok(Box::pin(async move { outcome.await.unwrap_or(Err(LogError::Closed)) }))
+        Box::pin(async move { outcome.await.unwrap_or(Err(LogError::Closed)) })
     }
 
     /// The bytes that the records take at most.
@@ -249,7 +306,7 @@ impl LogCore {
 
     /// Answers an append that is not in the log, and lets its Idempotency-Key go.
     pub(super) fn fail_append(&self, append: StagedAppend, error: &LogError) {
-        if let Some(mark) = &append.request.idempotency {
+        if let Some(mark) = append.payload.mark() {
             self.front.lock().idempotency.abort(mark);
         }
         let _ = append.reply.send(Err(error.clone())); // the one who asked may have gone
@@ -376,7 +433,7 @@ impl LogCore {
         self.awaiting.lock().extend(appends);
     }
 
-    fn answer_awaiting(&self) {
+    pub(super) fn answer_awaiting(&self) {
         let watermark = self.progress().high_watermark.offset();
         let done: Vec<AwaitingAppend> = {
             let mut awaiting = self.awaiting.lock();

@@ -1,6 +1,6 @@
 //! Why a log did not do what was asked.
 
-use crate::types::{LogEndOffset, LogStartOffset, Offset};
+use crate::types::{LogEndOffset, LogStartOffset, Offset, ProducerEpoch};
 
 /// A log's refusal or failure.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -29,6 +29,18 @@ pub enum LogError {
     /// The first request under the Idempotency-Key is still being written.
     #[error("a request with this Idempotency-Key is in flight")]
     IdempotencyInFlight,
+    /// An idempotent producer's batch before this one is missing.
+    #[error("the producer's sequence {expected} should come next")]
+    OutOfOrderSequence {
+        /// What should come.
+        expected: i32,
+    },
+    /// A newer epoch of this producer has written.
+    #[error("the producer was fenced by its epoch {current}")]
+    ProducerFenced {
+        /// That epoch.
+        current: ProducerEpoch,
+    },
     /// Too many bytes wait to be written.
     #[error("too many bytes wait to be written")]
     Overloaded,

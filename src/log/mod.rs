@@ -8,6 +8,7 @@
 //! be used from any thread; its appends are written by one thread of the I/O pool at a time.
 
 mod batch_walk;
+mod batching;
 pub mod cleaner;
 mod compaction;
 mod config;
@@ -44,3 +45,4 @@ pub use error::LogError;
 pub use inspect::{PartitionReport, Problem, inspect};
 pub use log_manager::{LogManager, OpenProgress};
 pub use partition_log::{Append, AppendOutcome, AppendRecords, IdempotencyEntry, IdempotencyMark, PartitionLog};
+pub use producer_state::ProducerSummary;

@@ -1,6 +1,7 @@
 //! One partition's log: the append buffer, the segments behind it, and what readers may see.
 
 use super::core::LogCore;
+use super::producer_state::ProducerSummary;
 use super::{LogConfig, LogError, WatermarkSource};
 use crate::codec::RecordBatch;
 use crate::types::{
@@ -55,7 +56,8 @@ pub type Append = BoxFuture<'static, Result<AppendOutcome, LogError>>;
 pub struct AppendOutcome {
     /// Offset of the first; the others follow it densely.
     pub base_offset: Offset,
-    /// The timestamps as stored, one each, if they differ from those given; a record that had none got this.
+    /// The timestamp of each record under `LogAppendTime`, and else of those that came without one. Of a batch that was
+    /// stored before, its greatest timestamp.
     pub append_time_ms: i64,
 }
 
@@ -93,6 +95,25 @@ impl PartitionLog {
     /// conflict or flight. Later, through the future, what the disk says.
     pub fn append(&self, request: AppendRecords) -> Result<Append, LogError> {
         self.core.append(request)
+    }
+
+    /// Puts a producer's whole batch into the append buffer, as [`Self::append`] does with records: it is stored as it
+    /// is, with the offset and epoch that it gets here. It must be verified already. An idempotent producer's batch that is
+    /// stored already gets the answer of its first append.
+    ///
+    /// # Errors
+    /// At once: too large, overloaded, offline. Later: [`LogError::OutOfOrderSequence`], [`LogError::ProducerFenced`], or
+    /// what the disk says.
+    pub fn append_batch(&self, batch: RecordBatch) -> Result<Append, LogError> {
+        self.core.append_batch(batch)
+    }
+
+    /// The idempotent producers that the log remembers.
+    ///
+    /// # Errors
+    /// The log is closed.
+    pub async fn producers(&self) -> Result<Vec<ProducerSummary>, LogError> {
+        self.core.control(|_, writer| writer.producers.iter().collect()).await
     }
 
     /// What is known of an Idempotency-Key (by its hash): one entry for each record stored or in flight under it.
@@ -146,12 +167,19 @@ impl PartitionLog {
         self.core.offline_reason()
     }
 
-    /// The first offset whose timestamp is at least this, below the high watermark; `None` if there is none.
+    /// The first offset whose timestamp is at least this, below the high watermark, and that timestamp; `None` if there
+    /// is none.
     ///
     /// # Errors
     /// What the disk says.
-    pub async fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<Offset>, LogError> {
+    pub async fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, LogError> {
         self.core.offset_for_timestamp(timestamp_ms).await
+    }
+
+    /// The greatest timestamp of all that is stored.
+    #[must_use]
+    pub fn max_timestamp_ms(&self) -> Option<i64> {
+        self.core.segments.load().iter().filter_map(|segment| segment.max_timestamp_ms()).max()
     }
 
     /// The largest known epoch at or below the one given, and the offset after its last record (KIP-101). For an epoch

@@ -4,8 +4,9 @@
 //! older epoch never writes after a newer one. The table is bounded: above the limit the producer that was silent
 //! longest is forgotten, and a forgotten producer may begin anywhere, as a new one may.
 //!
-//! Pure; `now_ms` is the wall clock of the append. Called by `partition_log` under its append lock, so what is staged
-//! counts as written: when a write fails the log goes offline, and the table is built anew.
+//! Pure; `now_ms` is the wall clock of the append. The log's job checks a group's batches against a part of the table
+//! that it takes for that group ([`ProducerStateTable::part`]), and notes them here when they are written: so a group that
+//! the disk did not take leaves nothing, nor does a snapshot hold what was not written.
 
 use super::LogError;
 use super::frame::{frame, unframe};
@@ -46,6 +47,19 @@ pub enum SequenceCheck {
     },
 }
 
+/// A producer as others may see it (DescribeProducers, KIP-664).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducerSummary {
+    /// Which.
+    pub id: ProducerId,
+    /// Its epoch.
+    pub epoch: ProducerEpoch,
+    /// The sequence of its last record, if that is remembered.
+    pub last_sequence: Option<i32>,
+    /// When it wrote last, Unix ms.
+    pub last_active_ms: i64,
+}
+
 /// One stored batch of a producer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct StoredBatch {
@@ -82,6 +96,29 @@ impl ProducerStateTable {
     #[must_use]
     pub const fn new(max_producers: usize) -> Self {
         Self { producers: BTreeMap::new(), by_activity: BTreeSet::new(), max_producers }
+    }
+
+    /// What is known of these producers, as a table of its own.
+    #[must_use]
+    pub fn part(&self, ids: impl Iterator<Item = ProducerId>) -> Self {
+        let mut part = Self::new(self.max_producers);
+        for id in ids {
+            if let Some(known) = self.producers.get(&id) {
+                part.by_activity.insert((known.last_active_ms, id));
+                part.producers.insert(id, known.clone());
+            }
+        }
+        part
+    }
+
+    /// Each producer's epoch, last sequence (if one is remembered) and last activity, by id.
+    pub fn iter(&self) -> impl Iterator<Item = ProducerSummary> {
+        self.producers.iter().map(|(id, known)| ProducerSummary {
+            id: *id,
+            epoch: known.epoch,
+            last_sequence: known.batches.back().map(|batch| batch.last_sequence),
+            last_active_ms: known.last_active_ms,
+        })
     }
 
     /// What a batch of this producer is, by the offset delta of its last record.

@@ -96,12 +96,15 @@ impl LogCore {
     }
 
     /// See [`super::PartitionLog::offset_for_timestamp`].
-    pub(super) async fn offset_for_timestamp(self: &Arc<Self>, timestamp_ms: i64) -> Result<Option<Offset>, LogError> {
+    pub(super) async fn offset_for_timestamp(
+        self: &Arc<Self>,
+        timestamp_ms: i64,
+    ) -> Result<Option<(Offset, i64)>, LogError> {
         self.check_online()?;
         self.find_again(move |core| core.find_timestamp(timestamp_ms)).await
     }
 
-    fn find_timestamp(&self, timestamp_ms: i64) -> Result<Option<Offset>, ReadError> {
+    fn find_timestamp(&self, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, ReadError> {
         let corrupt = |error: BatchError| ReadError::Corrupt(error.to_string());
         let progress = self.progress();
         let end = progress.high_watermark.offset();
@@ -119,7 +122,7 @@ impl LogCore {
                     for record in batch.records(DecompressLimit { max_bytes: DECOMPRESS_BYTES }).map_err(corrupt)? {
                         let record = record.map_err(corrupt)?;
                         if record.timestamp_ms >= timestamp_ms && record.offset >= from {
-                            return Ok(Some(record.offset));
+                            return Ok(Some((record.offset, record.timestamp_ms)));
                         }
                     }
                 }

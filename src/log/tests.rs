@@ -1,6 +1,7 @@
 //! The log as a whole, on the simulated disk and on the real one.
 
 mod append;
+mod batches;
 mod compact;
 mod crash;
 mod manage;

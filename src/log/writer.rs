@@ -6,20 +6,19 @@
 //! A group goes through the phases write, sync, publish, each a [`Step`] of its own, so that a power cut in the
 //! simulation can fall between any two. Runs on the pool's append threads, one step of one log at a time.
 
-use super::core::{AwaitingAppend, LogCore, StagedAppend};
+use super::batching::{self, PlacedAppend};
+use super::core::{AwaitingAppend, LogCore, Payload, StagedAppend};
 use super::layout::{self, FileKind, file_path};
 use super::open_files::Access;
 use super::preallocation::Preallocation;
 use super::producer_state::ProducerStateTable;
 use super::recovery_point::RecoveryPoint;
 use super::segment::{LogSegment, NO_TIMESTAMP};
-use super::tail_ring::TailBudget;
 use super::{AppendOutcome, LogError, WatermarkSource};
-use crate::codec::{BatchBuilder, BatchError, Compression, HEADER_BYTES, RecordBatch};
+use crate::codec::RecordBatch;
 use crate::sys::{File, Job, Step};
 use crate::telemetry::metrics;
-use crate::types::{CompressionType, FlushPolicy, LeaderEpoch, Offset, TimestampType, TopicConfig};
-use bytes::BytesMut;
+use crate::types::{FlushPolicy, LeaderEpoch, Offset, TimestampType, TopicConfig};
 use std::{
     io,
     sync::{Arc, atomic::Ordering},
@@ -58,7 +57,7 @@ pub(super) enum Phase {
 
 /// Appends that are written together.
 pub(super) struct Group {
-    appends: Vec<StagedAppend>,
+    appends: Vec<PlacedAppend>,
     batches: Vec<RecordBatch>,
     file: Arc<dyn File>,
     /// Batches that were written.
@@ -129,26 +128,31 @@ impl LogCore {
     fn begin_group(&self, writer: &mut Writer, appends: Vec<StagedAppend>) -> Step {
         let now_ms = self.context.sys.clock.now_ms();
         let config = self.config.load_full();
-        let batches = match build_batches(&config, writer, &appends, now_ms, self.tail.budget()) {
-            Ok(batches) => batches,
-            Err(error) => {
+        let (batches, appends) = match batching::build(&config, writer, appends, now_ms, self.tail.budget()) {
+            Ok(built) => built,
+            Err((appends, error)) => {
                 // Our own bytes: this is never the producer's fault, and never seen unless there is a bug.
                 self.fail_appends(appends, &LogError::Corrupt(error.to_string()));
                 return Step::Again;
             }
         };
+        if batches.is_empty() {
+            // Nothing but resends and refusals.
+            self.answer_placed(appends, writer.next_offset, now_ms);
+            return self.end_turn();
+        }
         let bytes: usize = batches.iter().map(|batch| batch.header().size).sum();
         let last = batches[batches.len() - 1].header().last_offset();
         let rolled =
             if self.wants_roll(writer, &config, bytes as u64, last, now_ms) { self.roll(writer) } else { Ok(()) };
         if let Err(error) = rolled {
-            self.fail_appends(appends, &error);
+            self.fail_placed(appends, &error);
             return Step::Again;
         }
         let file = match self.log_file(writer) {
             Ok(file) => file,
             Err(error) => {
-                self.fail_appends(appends, &error);
+                self.fail_placed(appends, &error);
                 return Step::Again;
             }
         };
@@ -177,6 +181,10 @@ impl LogCore {
 
     fn fail_appends(&self, appends: Vec<StagedAppend>, error: &LogError) {
         appends.into_iter().for_each(|append| self.fail_append(append, error));
+    }
+
+    fn fail_placed(&self, appends: Vec<PlacedAppend>, error: &LogError) {
+        self.fail_appends(appends.into_iter().map(|placed| placed.append).collect(), error);
     }
 
     /// Writes the group's batches, or the next of them where it is larger than a sync should cover.
@@ -221,7 +229,7 @@ impl LogCore {
             writer.next_offset = group.start_offset;
             LogError::DiskFull
         };
-        self.fail_appends(group.appends, &error);
+        self.fail_placed(group.appends, &error);
         Step::Again
     }
 
@@ -229,7 +237,7 @@ impl LogCore {
         if let Err(error) = self.sync_file(&*group.file) {
             let path = writer.segment.log.path().display();
             let error = self.go_offline(format!("syncing {path}: {error}"));
-            self.fail_appends(group.appends, &error);
+            self.fail_placed(group.appends, &error);
             return Step::Again;
         }
         writer.segment.log.mark_clean();
@@ -257,6 +265,7 @@ impl LogCore {
         let mut position = group.start_position;
         for batch in &group.batches {
             segment.index_batch(batch.header(), position);
+            writer.producers.append(batch.header(), group.now_ms);
             position += batch.header().size as u64;
         }
         segment.publish(position);
@@ -305,26 +314,42 @@ impl LogCore {
 
     /// Answers the appends of a published group that ends at `end`, or lets them wait for the high watermark.
     fn answer_group(&self, group: &mut Group, end: Offset) {
+        self.answer_placed(std::mem::take(&mut group.appends), group.start_offset, group.now_ms);
+        if self.watermark_source() == WatermarkSource::Local {
+            self.advance_high_watermark(end);
+        }
+    }
+
+    /// Lets appends of a group that begins at `start` wait for the high watermark, each until what came before it in the
+    /// group is committed as well: so a batch that was stored before never overtakes.
+    fn answer_placed(&self, appends: Vec<PlacedAppend>, start: Offset, now_ms: i64) {
         let log_append_time = self.config.load().timestamp_type == TimestampType::LogAppendTime;
-        let mut next = group.start_offset;
-        let appends = std::mem::take(&mut group.appends);
+        let mut end = start;
         let mut awaiting = Vec::with_capacity(appends.len());
-        for StagedAppend { request, since, reply, .. } in appends {
-            let base_offset = next;
-            next = next.plus(request.records.len() as i64);
-            if let Some(mark) = &request.idempotency {
-                let now_ms = group.now_ms;
+        for placed in appends {
+            let PlacedAppend { append, base_offset, end: own_end, refused, timestamp_ms } = placed;
+            if let Some(error) = refused {
+                self.fail_append(append, &error);
+                continue;
+            }
+            end = end.max(own_end);
+            if let Some(mark) = append.payload.mark()
+                && let Payload::Records(request) = &append.payload
+            {
                 let stamp = |given: Option<i64>| given.filter(|_| !log_append_time).unwrap_or(now_ms);
                 let timestamps = request.records.iter().map(|record| stamp(record.timestamp_ms));
                 self.front.lock().idempotency.complete(mark, base_offset, timestamps, now_ms);
             }
-            let outcome = AppendOutcome { base_offset, append_time_ms: group.now_ms };
-            awaiting.push(AwaitingAppend { end: next, since, outcome, reply, hold: request.hold });
+            let hold = match append.payload {
+                Payload::Records(request) => request.hold,
+                Payload::Batch(_) => None,
+            };
+            let outcome = AppendOutcome { base_offset, append_time_ms: timestamp_ms.unwrap_or(now_ms) };
+            awaiting.push(AwaitingAppend { end, since: append.since, outcome, reply: append.reply, hold });
         }
         self.await_watermark(awaiting.into_iter());
-        if self.watermark_source() == WatermarkSource::Local {
-            self.advance_high_watermark(end);
-        }
+        // Resends alone move nothing, and may be committed already.
+        self.answer_awaiting();
     }
 
     /// To the back of the pool's line if more waits.
@@ -422,41 +447,6 @@ impl LogCore {
         }
         Ok(())
     }
-}
-
-/// Puts the records of a group into as few batches as `max.message.bytes` allows.
-fn build_batches(
-    config: &TopicConfig,
-    writer: &Writer,
-    appends: &[StagedAppend],
-    now_ms: i64,
-    budget: &TailBudget,
-) -> Result<Vec<RecordBatch>, BatchError> {
-    let limit = config.max_message_bytes.min(config.segment_bytes) as usize;
-    let bytes: usize = appends.iter().map(|append| append.bytes).sum();
-    let compression = match config.compression {
-        CompressionType::Producer | CompressionType::Uncompressed => Compression::None,
-        CompressionType::Gzip => Compression::Gzip,
-        CompressionType::Snappy => Compression::Snappy,
-        CompressionType::Lz4 => Compression::Lz4,
-        CompressionType::Zstd => Compression::Zstd,
-    };
-    let append_time = (config.timestamp_type == TimestampType::LogAppendTime).then_some(now_ms);
-    let buffer = BytesMut::with_capacity(bytes + HEADER_BYTES * (2 + bytes / limit.max(1)));
-    let mut builder = BatchBuilder::with_buffer(buffer, writer.next_offset, writer.epoch);
-    let mut batches = Vec::with_capacity(1);
-    for record in appends.iter().flat_map(|append| &append.request.records) {
-        if builder.count() > 0 && builder.size() + BatchBuilder::record_bytes(record) > limit {
-            let next = builder.next_offset();
-            batches.push(builder.finish_and_restart(compression, next, writer.epoch));
-        }
-        if let (0, Some(time)) = (builder.count(), append_time) {
-            builder.set_log_append_time(time);
-        }
-        builder.push(append_time.or(record.timestamp_ms).unwrap_or(now_ms), record);
-    }
-    batches.push(builder.finish(compression));
-    batches.into_iter().map(|bytes| RecordBatch::split_from(&mut budget.count(bytes))).collect()
 }
 
 #[cfg(feature = "sabotage")]

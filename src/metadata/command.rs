@@ -127,6 +127,9 @@ pub struct BrokerRegistration {
     pub storage_id: [u8; 16],
     /// Where it tells clients to find its HTTP door (`host:port`), if it has one.
     pub http: Option<String>,
+    /// Where it tells Kafka clients to find it (`host:port`), if it has that door.
+    #[serde(default)]
+    pub kafka: Option<String>,
     /// Where other brokers reach it (`host:port`), if they may.
     pub peer: Option<String>,
     /// The newest feature level that it knows.

@@ -68,6 +68,7 @@ fn register_broker(image: &mut MetadataImage, registration: &BrokerRegistration)
         incarnation: registration.incarnation,
         storage_id: registration.storage_id,
         http: registration.http.clone(),
+        kafka: registration.kafka.clone(),
         peer: registration.peer.clone(),
         fenced: false,
         feature_level: registration.feature_level,

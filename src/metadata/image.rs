@@ -174,6 +174,9 @@ pub struct BrokerImage {
     pub storage_id: [u8; 16],
     /// Where it tells clients to find its HTTP door (`host:port`).
     pub http: Option<String>,
+    /// Where it tells Kafka clients to find it (`host:port`).
+    #[serde(default)]
+    pub kafka: Option<String>,
     /// Where other brokers reach it (`host:port`).
     pub peer: Option<String>,
     /// It may not lead.

@@ -99,13 +99,30 @@ impl Partition {
     pub fn append_records(
         &self,
         request: AppendRecords,
-    ) -> Result<impl Future<Output = Result<AppendOutcome, LogError>> + Send + 'static, ReplicationError> {
+    ) -> Result<impl Future<Output = Result<AppendOutcome, LogError>> + Send + 'static + use<>, ReplicationError> {
+        self.check_writable()?;
+        Ok(self.log.append(request)?)
+    }
+
+    /// The same for a producer's whole batch, verified already.
+    ///
+    /// # Errors
+    /// As [`Self::append_records`].
+    pub fn append_batch(
+        &self,
+        batch: RecordBatch,
+    ) -> Result<impl Future<Output = Result<AppendOutcome, LogError>> + Send + 'static + use<>, ReplicationError> {
+        self.check_writable()?;
+        Ok(self.log.append_batch(batch)?)
+    }
+
+    fn check_writable(&self) -> Result<(), ReplicationError> {
         self.check_leader()?;
         let in_sync = self.assignment.in_sync.len();
         if in_sync < self.min_insync_replicas as usize {
             return Err(ReplicationError::NotEnoughReplicas { in_sync, required: self.min_insync_replicas });
         }
-        Ok(self.log.append(request)?)
+        Ok(())
     }
 
     /// Reads as the leader, up to the high watermark.

@@ -42,6 +42,13 @@ pub struct DoorLabels {
     pub door: &'static str,
 }
 
+/// A Kafka request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ApiLabels {
+    /// Its name in the protocol.
+    pub api: &'static str,
+}
+
 /// Which I/O lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LaneLabels {
@@ -106,6 +113,15 @@ pub struct Metrics {
     pub connections_accepted: Family<DoorLabels, Counter>,
     /// Connections turned away: too many, or no descriptor left.
     pub connections_refused: Family<DoorLabels, Counter>,
+
+    /// Kafka requests taken.
+    pub kafka_requests: Family<ApiLabels, Counter>,
+    /// From a Kafka request's last byte to its answer, long polls included.
+    pub kafka_request_seconds: Family<ApiLabels, Histogram, fn() -> Histogram>,
+    /// Bytes of Kafka requests.
+    pub kafka_bytes_in: Counter,
+    /// Bytes of Kafka responses.
+    pub kafka_bytes_out: Counter,
 
     /// Records stored.
     pub produced_records: Family<DoorLabels, Counter>,
@@ -190,6 +206,10 @@ impl Metrics {
             connections: Family::default(),
             connections_accepted: Family::default(),
             connections_refused: Family::default(),
+            kafka_requests: Family::default(),
+            kafka_request_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
+            kafka_bytes_in: Counter::default(),
+            kafka_bytes_out: Counter::default(),
             produced_records: Family::default(),
             produced_bytes: Family::default(),
             fetched_records: Family::default(),
@@ -227,6 +247,11 @@ impl Metrics {
         r.register("connections", "Connections open now", self.connections.clone());
         r.register("connections_accepted", "Connections taken", self.connections_accepted.clone());
         r.register("connections_refused", "Connections turned away", self.connections_refused.clone());
+        r.register("kafka_requests", "Kafka requests taken", self.kafka_requests.clone());
+        let latency = "Time from a Kafka request's last byte to its answer, long polls included";
+        r.register_with_unit("kafka_request_duration", latency, Unit::Seconds, self.kafka_request_seconds.clone());
+        r.register_with_unit("kafka_in", "Bytes of Kafka requests", Unit::Bytes, self.kafka_bytes_in.clone());
+        r.register_with_unit("kafka_out", "Bytes of Kafka responses", Unit::Bytes, self.kafka_bytes_out.clone());
         r.register("produced_records", "Records stored", self.produced_records.clone());
         r.register_with_unit(
             "produced",

@@ -9,7 +9,7 @@ mod metrics;
 mod tracing;
 
 pub use self::metrics::{
-    BudgetLabels, DirectionLabels, DoorLabels, LaneLabels, Metrics, RouteLabels, RouteStatusLabels, SubscriberLabels,
-    SubscriberState, Transport, intern, metrics,
+    ApiLabels, BudgetLabels, DirectionLabels, DoorLabels, LaneLabels, Metrics, RouteLabels, RouteStatusLabels,
+    SubscriberLabels, SubscriberState, Transport, intern, metrics,
 };
 pub use self::tracing::{InitError, LogFormat, init};

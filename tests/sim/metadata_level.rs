@@ -42,6 +42,7 @@ async fn start(sys: Sys) -> Result<Arc<dyn Subject>, String> {
         incarnation: sys.rng.next_u64(),
         storage_id: [1; 16],
         http: None,
+        kafka: None,
         peer: None,
         feature_level: FEATURE_LEVEL,
         now_ms: sys.clock.now_ms(),

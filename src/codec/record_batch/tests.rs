@@ -184,7 +184,7 @@ fn only_the_front_is_taken_and_on_error_nothing() {
 fn a_placed_batch_keeps_its_crc() {
     let batch = parse(golden().into());
     let shared = batch.clone();
-    let placed = batch.placed(Offset::new(1 << 40), LeaderEpoch::new(9));
+    let placed = batch.placed(Offset::new(1 << 40), LeaderEpoch::new(9), None);
     placed.verify_crc().unwrap();
     assert_eq!(*parse(placed.bytes().clone()).header(), *placed.header());
     assert_eq!(placed.header().base_offset, Offset::new(1 << 40));
@@ -226,7 +226,13 @@ fn a_client_may_not_send_control_batches_nor_holes() {
         bytes[at] = byte;
         bytes
     };
-    assert_eq!(seal(golden()), Ok(()));
+    let golden_records = collect(&parse(golden().into()));
+    let expected = ProducedRecords {
+        max_timestamp_ms: golden_records.iter().map(|r| r.timestamp_ms).max().unwrap(),
+        all_have_keys: golden_records.iter().all(|r| r.key.is_some()),
+    };
+    assert_eq!(seal(golden()), Ok(expected));
+    assert!(seal(with(22, 1 << 3)).is_err() && seal(with(22, 1 << 6)).is_err(), "the server's marks");
     assert!(matches!(seal(with(22, 1 << 5)), Err(BatchError::Corrupt(why)) if why.contains("control")));
     assert!(matches!(seal(with(26, 2)), Err(BatchError::Corrupt(_))));
     let last = golden().len() - 1;

@@ -104,12 +104,16 @@ async fn timestamps_are_stamped_kept_and_found() {
         log.append(request).unwrap().await.unwrap();
     }
     for (timestamp, offset) in [(0, Some(0)), (1000, Some(0)), (1001, Some(1)), (2500, Some(150)), (3990, Some(299))] {
-        assert_eq!(log.offset_for_timestamp(timestamp).await.unwrap().map(Offset::get), offset, "{timestamp}");
+        assert_eq!(
+            log.offset_for_timestamp(timestamp).await.unwrap().map(|(found, _)| found.get()),
+            offset,
+            "{timestamp}"
+        );
     }
     assert_eq!(log.offset_for_timestamp(3991).await.unwrap(), None);
     let stamped = append(&log, &["now"]).await.unwrap();
     assert!(stamped.append_time_ms >= START_MS);
-    assert_eq!(log.offset_for_timestamp(4000).await.unwrap(), Some(Offset::new(300)));
+    assert_eq!(log.offset_for_timestamp(4000).await.unwrap().map(|(found, _)| found), Some(Offset::new(300)));
 
     let mut config = small_segments();
     config.topic.timestamp_type = TimestampType::LogAppendTime;

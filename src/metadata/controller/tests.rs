@@ -22,6 +22,7 @@ fn registration(broker: i32, incarnation: u64, disk: u8) -> BrokerRegistration {
         incarnation,
         storage_id: [disk; 16],
         http: None,
+        kafka: None,
         peer: None,
         feature_level: 1,
         now_ms: 5,

@@ -49,6 +49,7 @@ async fn live(sys: Sys, number: u64, rng: &SimRng, known: &BTreeSet<String>, top
         incarnation: number,
         storage_id: folder.identity().storage_id,
         http: None,
+        kafka: None,
         peer: None,
         feature_level: FEATURE_LEVEL,
         now_ms: 0,

@@ -26,6 +26,7 @@ fn register(incarnation: u64) -> Command {
         incarnation,
         storage_id: [1; 16],
         http: Some("127.0.0.1:8080".to_owned()),
+        kafka: None,
         peer: None,
         feature_level: FEATURE_LEVEL,
         now_ms: 1,

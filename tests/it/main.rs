@@ -4,6 +4,7 @@ mod bench;
 mod cli;
 mod engine_conformance;
 mod harness;
+mod kafka;
 mod kill9;
 mod producing;
 mod reading;

@@ -196,7 +196,7 @@ impl Engine for RoutedEngine {
     }
 
     fn check_create_topic(&self, request: CreateTopic) -> Answer<'_, ()> {
-        let checked = self.prepare_create(request).map(drop);
+        let checked = self.check_name(&request.name).and_then(|()| self.prepare_create(request).map(drop));
         Box::pin(async { checked })
     }
 

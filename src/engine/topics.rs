@@ -15,22 +15,25 @@ const MAX_PARTITIONS: i32 = 10_000;
 
 impl RoutedEngine {
     pub(super) async fn create(&self, request: CreateTopic) -> Result<TopicDescription, EngineError> {
+        self.check_name(&request.name)?;
+        self.create_any(request).await
+    }
+
+    /// The same for the server's own topics.
+    pub(super) async fn create_any(&self, request: CreateTopic) -> Result<TopicDescription, EngineError> {
         let name = request.name.clone();
         let command = self.prepare_create(request)?;
         self.submit(command).await?;
         self.describe(&name)
     }
 
-    /// The change that makes the topic, if it may be made.
-    pub(super) fn prepare_create(&self, request: CreateTopic) -> Result<Command, EngineError> {
-        if request.name.is_internal() {
-            return Err(EngineError::InternalTopic(request.name));
-        }
-        self.create_any(request).await
+    /// Refuses the server's own topics.
+    pub(super) fn check_name(&self, name: &TopicName) -> Result<(), EngineError> {
+        if name.is_internal() { Err(EngineError::InternalTopic(name.clone())) } else { Ok(()) }
     }
 
-    /// The same for the server's own topics.
-    pub(super) async fn create_any(&self, request: CreateTopic) -> Result<TopicDescription, EngineError> {
+    /// The change that makes the topic, if it may be made.
+    pub(super) fn prepare_create(&self, request: CreateTopic) -> Result<Command, EngineError> {
         if self.catalog().by_name(&request.name).is_some() {
             return Err(EngineError::TopicExists(request.name));
         }

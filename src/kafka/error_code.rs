@@ -3,7 +3,7 @@
 //! **Invariant**: the mapping names every [`EngineError`]. A code that clients retry stands only where the same request may
 //! succeed later. Texts of internal errors are logged here and never sent.
 
-use crate::engine::{BatchError, EngineError, RecordError};
+use crate::engine::{BatchError, EngineError, GroupError, RecordError};
 
 macro_rules! codes {
     ($($name:ident = $code:literal,)*) => {
@@ -27,10 +27,18 @@ codes! {
     NotLeaderOrFollower = 6,
     RequestTimedOut = 7,
     MessageTooLarge = 10,
+    OffsetMetadataTooLarge = 12,
     CoordinatorNotAvailable = 15,
+    NotCoordinator = 16,
     InvalidTopic = 17,
     NotEnoughReplicas = 19,
     InvalidRequiredAcks = 21,
+    IllegalGeneration = 22,
+    InconsistentGroupProtocol = 23,
+    InvalidGroupId = 24,
+    UnknownMemberId = 25,
+    InvalidSessionTimeout = 26,
+    RebalanceInProgress = 27,
     UnsupportedSaslMechanism = 33,
     IllegalSaslState = 34,
     UnsupportedVersion = 35,
@@ -43,10 +51,16 @@ codes! {
     OutOfOrderSequenceNumber = 45,
     InvalidProducerEpoch = 47,
     KafkaStorageError = 56,
+    NonEmptyGroup = 68,
+    GroupIdNotFound = 69,
     FetchSessionIdNotFound = 70,
     InvalidFetchSessionEpoch = 71,
     FencedLeaderEpoch = 74,
     UnknownLeaderEpoch = 76,
+    MemberIdRequired = 79,
+    GroupMaxSizeReached = 81,
+    FencedInstanceId = 82,
+    GroupSubscribedToTopic = 86,
     InvalidRecord = 87,
     UnknownTopicId = 100,
     FetchSessionTopicIdError = 106,
@@ -87,6 +101,9 @@ impl From<&EngineError> for ErrorCode {
             E::NotEnoughReplicas { .. } => Self::NotEnoughReplicas,
             // Clients ask for the metadata again and retry.
             E::NoLeader(_) | E::ShuttingDown => Self::NotLeaderOrFollower,
+            E::Group(refusal) => Self::from(refusal),
+            E::NotCoordinator => Self::NotCoordinator,
+            E::CoordinatorNotAvailable(_) => Self::CoordinatorNotAvailable,
             E::PartitionOffline { .. } | E::DiskFull => Self::KafkaStorageError,
             // Too much to do: of the codes that every client retries, the one that says least of the reason.
             E::TimedOut | E::Overloaded | E::ViewNotReady(_) => Self::RequestTimedOut,
@@ -95,6 +112,30 @@ impl From<&EngineError> for ErrorCode {
                 tracing::error!(error = text, "internal error");
                 Self::UnknownServerError
             }
+        }
+    }
+}
+
+impl From<&GroupError> for ErrorCode {
+    fn from(error: &GroupError) -> Self {
+        use GroupError as G;
+        match error {
+            G::InvalidGroupId => Self::InvalidGroupId,
+            G::InvalidSessionTimeout { .. } => Self::InvalidSessionTimeout,
+            G::MemberIdRequired(_) => Self::MemberIdRequired,
+            G::UnknownMemberId => Self::UnknownMemberId,
+            G::IllegalGeneration => Self::IllegalGeneration,
+            G::FencedInstanceId => Self::FencedInstanceId,
+            G::RebalanceInProgress => Self::RebalanceInProgress,
+            G::InconsistentGroupProtocol => Self::InconsistentGroupProtocol,
+            G::GroupMaxSizeReached => Self::GroupMaxSizeReached,
+            G::GroupIdNotFound => Self::GroupIdNotFound,
+            G::NonEmptyGroup => Self::NonEmptyGroup,
+            G::GroupSubscribedToTopic => Self::GroupSubscribedToTopic,
+            G::OffsetMetadataTooLarge(_) => Self::OffsetMetadataTooLarge,
+            G::UnknownTopicOrPartition => Self::UnknownTopicOrPartition,
+            G::InvalidRequest(_) => Self::InvalidRequest,
+            G::TooManyGroups => Self::CoordinatorNotAvailable,
         }
     }
 }

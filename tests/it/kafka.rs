@@ -58,10 +58,9 @@ impl Wire {
     }
 
     async fn create(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> [u8; 16] {
-        let configs = configs.iter().map(|(name, value)| CreatableTopicConfig {
-            name: (*name).to_owned(),
-            value: Some((*value).to_owned()),
-        });
+        let configs = configs
+            .iter()
+            .map(|(name, value)| CreatableTopicConfig { name: (*name).to_owned(), value: Some((*value).to_owned()) });
         let topic = CreatableTopic {
             name: name.to_owned(),
             num_partitions: partitions,

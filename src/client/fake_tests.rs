@@ -270,7 +270,7 @@ impl FakeCluster {
         }
         let next = producer.base_sequence + batch.header().record_count;
         state.producers.insert(key, (next, producer.base_sequence, end));
-        log.push(batch.placed(Offset::new(end), LeaderEpoch::ZERO).bytes().clone());
+        log.push(batch.placed(Offset::new(end), LeaderEpoch::ZERO, None).bytes().clone());
         (0, end)
     }
 }

@@ -108,6 +108,19 @@ fn overload() {
 }
 
 #[test]
+fn growth_draws_each_curve() {
+    let drawings = tempfile::tempdir().expect("a temporary folder");
+    let out = drawings.path().to_string_lossy().into_owned();
+    let figures = figures(&["growth", "--extent", "0.0001", "--out", &out, "--transport", "sse"]);
+    let curves: BTreeSet<&str> = figures.iter().filter_map(|line| line["figure"].as_str()?.split('/').nth(1)).collect();
+    assert!(curves.len() >= 15, "{curves:?}");
+    for curve in curves {
+        let text = std::fs::read_to_string(drawings.path().join(format!("{curve}.svg"))).expect("it was drawn");
+        assert!(text.contains("<circle") && text.ends_with("</svg>\n"), "{curve}");
+    }
+}
+
+#[test]
 fn the_table_has_targets_and_two_runs_are_compared() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let old = folder.path().join("old.json");

@@ -34,6 +34,25 @@ pub enum Workload {
     Soak,
     /// Twice as much as it can take
     Overload,
+    /// Curves over partitions, subscribers, data, record size and keys, drawn as SVG files
+    Growth,
+}
+
+/// A curve of `growth`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Curve {
+    /// Partitions, up to 10,000: idle memory, descriptors, start, throughput
+    Partitions,
+    /// Live subscribers, up to 20,000: rate, time to all, memory
+    Subscribers,
+    /// Live subscribers, each to its key, up to 20,000: cost of a record
+    KeyedSubscribers,
+    /// Data in a topic, up to 10 GiB: start, seek, replay from the middle
+    TopicSize,
+    /// Bytes of a record, up to 10 MiB: produce and replay
+    RecordSize,
+    /// Keys of a topic read with view=latest, up to 10 million: build, snapshot, look-up
+    Keys,
 }
 
 /// Measure this machine, beside its own limits
@@ -92,6 +111,15 @@ pub struct BenchArgs {
     /// Which rows (table); several with commas, all if not given
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=10))]
     pub rows: Vec<u8>,
+    /// Which curves (growth); several with commas, all if not given
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub curves: Vec<Curve>,
+    /// How far curves go (growth): a part of their full length, 1 for all of it
+    #[arg(long, default_value_t = 0.1, value_parser = part)]
+    pub extent: f64,
+    /// Where the drawings go (growth)
+    #[arg(long, value_name = "DIR", default_value = "bench-growth")]
+    pub out: PathBuf,
     /// The figures of an earlier run (-o json): say what moved beyond the noise
     #[arg(long, value_name = "FILE")]
     pub compare: Option<PathBuf>,
@@ -120,6 +148,7 @@ Examples:
   sluice bench produce-batch --batch 100 --flush os -c 8
   sluice bench tail-latency --transport sse
   sluice bench fanout --subscribers 1000 --transport websocket
+  sluice bench growth --curves partitions,keys --extent 0.01 --out curves
   sluice bench produce-single --server-flag=--memory=256MiB
 
 Use a release build, and a quiet machine.";
@@ -140,12 +169,17 @@ fn gib(text: &str) -> Result<f64, String> {
     number(text, 0.001..=1000.0, "a number of GiB")
 }
 
+fn part(text: &str) -> Result<f64, String> {
+    number(text, 0.0001..=1.0, "a part of the whole, from 0.0001 to 1")
+}
+
 impl BenchArgs {
     /// Seconds of a round.
     pub fn round_seconds(&self) -> f64 {
         self.seconds.unwrap_or(match self.workload {
             Workload::Table => 2.0,
             Workload::Soak => 600.0,
+            Workload::Growth => 1.0,
             Workload::TailLatency | Workload::Overload => 5.0,
             _ => 3.0,
         })
@@ -192,9 +226,10 @@ mod tests {
 
     #[test]
     fn numbers_without_sense_are_refused() {
-        for line in ["--rate 0", "--rate nan", "--seconds -1", "--gib 0,1", "--connections 0"] {
+        for line in ["--rate 0", "--rate nan", "--seconds -1", "--extent 2", "--gib 0,1", "--connections 0"] {
             assert!(parse(&format!("bench soak {line}")).is_err(), "{line}");
         }
+        assert_eq!(parse("bench growth --curves keys,topic-size").unwrap().curves, [Curve::Keys, Curve::TopicSize]);
         assert_eq!(parse("bench restart --gib 0.5,10").unwrap().gib, [0.5, 10.0]);
     }
 

@@ -13,6 +13,7 @@ mod compare;
 mod disk;
 mod fanout;
 mod figure;
+mod growth;
 mod http1;
 mod load;
 mod mixed;
@@ -24,6 +25,7 @@ mod replay;
 mod report;
 mod restart;
 mod subscriber;
+mod svg;
 mod table;
 mod tail_latency;
 
@@ -93,6 +95,7 @@ pub async fn run(args: BenchArgs) -> Result<(), CliError> {
         Workload::Restart => restart::figures(&bench).await,
         Workload::Soak => mixed::soak(&bench).await,
         Workload::Overload => overload::figures(&bench).await,
+        Workload::Growth => growth::figures(&bench).await,
         Workload::Table => table::figures(&bench).await,
     }?;
     report::print(&bench, &figures)?;

@@ -233,6 +233,12 @@ pub fn raise_descriptors() {
     }
 }
 
+/// How many files may be open, here and in a child.
+pub fn descriptor_limit() -> u64 {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -5,6 +5,7 @@ mod cli;
 mod engine_conformance;
 mod harness;
 mod kafka;
+mod kafka_client;
 mod kill9;
 mod producing;
 mod reading;

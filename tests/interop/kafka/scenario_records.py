@@ -68,7 +68,7 @@ def compression(broker, tools):
 def large(broker, tools):
     """10 MiB where the topic allows it; where not, the client's own error for it."""
     create(broker, tools, "large", 1, f"max.message.bytes={11 * MIB}")
-    create(broker, tools, "small", 1)
+    create(broker, tools, "small", 1, f"max.message.bytes={MIB}")
     ten = os.urandom(10 * MIB)
     for at, language in enumerate(LANGUAGES):
         produce(tools, language, broker.bootstrap, [Record("large", ten, key=language.encode()), Record("large", b"small", key=b"s")])

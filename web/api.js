@@ -69,5 +69,14 @@ export function publish(topic, { key, body, contentType, tombstone }) {
   });
 }
 
+/** Consumer groups, by name; at most `limit`, and whether there are more. */
+export async function listGroups(limit, signal) {
+  const page = await call(`/v1/groups?page_size=${limit}`, { signal });
+  return { groups: page.groups, more: Boolean(page.next_page_token) };
+}
+
+/** A group with its members and its place in each partition. */
+export const describeGroup = (group, signal) => call(`/v1/groups/${encodeURIComponent(group)}`, { signal });
+
 /** The cluster, as this server sees it. */
 export const cluster = (signal) => call("/v1/cluster", { signal });

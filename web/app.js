@@ -7,6 +7,7 @@ import { cluster } from "./api.js";
 import { TopicsView } from "./topics.js";
 import { TopicView } from "./topic.js";
 import { BoardView } from "./board.js";
+import { GroupsView, GroupView } from "./groups.js";
 
 /** `#/topics/NAME` → `{ view: "topics", name: "NAME" }`. */
 function route() {
@@ -21,6 +22,8 @@ function route() {
 function View({ view, name }) {
   if (view === "board" && name) return html`<${BoardView} key=${name} topic=${name} />`;
   if (view === "topics" && name) return html`<${TopicView} key=${name} topic=${name} />`;
+  if (view === "groups" && name) return html`<${GroupView} key=${name} name=${name} />`;
+  if (view === "groups") return html`<${GroupsView} />`;
   if (view === "topics") return html`<${TopicsView} />`;
   return html`<h1>Not here</h1><p>There is no such page. <a href="#/topics">See the topics</a>.</p>`;
 }
@@ -53,6 +56,7 @@ function App() {
       <a class="brand" href="#/topics"><img src="/assets/favicon.svg" alt="" width="28" height="28" />Sluice</a>
       <nav aria-label="Main">
         <a href="#/topics" aria-current=${place.view === "topics" && !place.name ? "page" : null}>Topics</a>
+        <a href="#/groups" aria-current=${place.view === "groups" && !place.name ? "page" : null}>Groups</a>
         <a href="/docs">API</a>
       </nav>
       ${node && html`<span class="node" title=${`cluster ${node.cluster_id}`}>broker ${node.broker_id}</span>`}

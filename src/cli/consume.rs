@@ -5,6 +5,7 @@
 
 use super::{
     CliError,
+    consume_group::{self, Membership},
     http_client::{Client, EventStream, HttpError, Problem, Target, encode, with_query},
     output::{self, OutputArgs},
     record::LogRecord,
@@ -42,6 +43,13 @@ pub struct ConsumeArgs {
     /// Only these partitions
     #[arg(long, value_delimiter = ',', value_name = "N,…")]
     partition: Vec<u32>,
+    /// Read as a member of this consumer group: its members share the partitions, and it remembers how far they were read.
+    /// Where to start is then what the group has committed (the first record if nothing)
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["from", "key", "partition"])]
+    group: Option<String>,
+    /// With --group: this member's own name; made up if not given
+    #[arg(long, value_name = "NAME", requires = "group")]
+    member: Option<String>,
     /// End after this many records
     #[arg(short = 'n', long, value_name = "N")]
     limit: Option<u64>,
@@ -61,7 +69,8 @@ Examples:
   sluice consume games
   sluice consume games --follow --from -15m
   sluice consume games --key match-1 -o json | jq .value
-  sluice consume games --partition 0 --from 42 --limit 1";
+  sluice consume games --partition 0 --from 42 --limit 1
+  sluice consume games --group workers --follow";
 
 /// Prints what was asked for.
 ///
@@ -81,6 +90,11 @@ pub async fn run(args: ConsumeArgs) -> Result<(), CliError> {
     let selection = vec![("key", args.key.clone()), (name, partitions)];
     if args.limit == Some(0) {
         return Ok(());
+    }
+    if let Some(group) = &args.group {
+        let member = args.member.clone().unwrap_or_else(|| format!("sluice-{}", std::process::id()));
+        let membership = Membership { topic: &args.topic, group, member: &member, follow: args.follow };
+        return consume_group::run(&client, membership, &mut printer).await;
     }
     match args.follow {
         true => follow(&client, &args.topic, &[start, selection].concat(), &mut printer).await,
@@ -241,7 +255,7 @@ fn handle(event: &SseEvent, printer: &mut Printer) -> Result<Next, CliError> {
     Ok(Next::Go)
 }
 
-fn warn_of_gap(gap: &Value) {
+pub(super) fn warn_of_gap(gap: &Value) {
     eprintln!(
         "gap in partition {}: offsets {} to {} are gone ({})",
         output::cell(&gap["partition"]),
@@ -252,7 +266,7 @@ fn warn_of_gap(gap: &Value) {
 }
 
 /// Writes records as asked for, and counts them.
-struct Printer {
+pub(super) struct Printer {
     out: BufWriter<Stdout>,
     is_json: bool,
     is_terminal: bool,
@@ -271,8 +285,13 @@ impl Printer {
         }
     }
 
+    /// How many records are still to be printed, where that is bounded.
+    pub(super) const fn left(&self) -> Option<u64> {
+        self.left
+    }
+
     /// Prints a record, given as JSON. True if it was the last one asked for.
-    fn print(&mut self, json: &str) -> Result<bool, CliError> {
+    pub(super) fn print(&mut self, json: &str) -> Result<bool, CliError> {
         if self.is_json {
             writeln!(self.out, "{json}")?;
         } else {
@@ -304,7 +323,7 @@ impl Printer {
         Ok(self.out.write_all(b"\n")?)
     }
 
-    fn flush(&mut self) -> Result<(), CliError> {
+    pub(super) fn flush(&mut self) -> Result<(), CliError> {
         Ok(self.out.flush()?)
     }
 }

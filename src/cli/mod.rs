@@ -8,9 +8,11 @@
 
 mod bench;
 mod consume;
+mod consume_group;
 mod demo;
 mod doctor;
 mod error;
+mod group;
 mod http_client;
 mod logging;
 mod openapi;
@@ -50,6 +52,7 @@ enum Command {
     Topic(topic::TopicArgs),
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
+    Group(group::GroupArgs),
     Demo(demo::DemoArgs),
     Doctor(doctor::DoctorArgs),
     Openapi(openapi::OpenapiArgs),
@@ -109,6 +112,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Topic(args) => runtime(false)?.block_on(topic::run(args)),
         Command::Produce(args) => runtime(false)?.block_on(produce::run(args)),
         Command::Consume(args) => runtime(false)?.block_on(consume::run(args)),
+        Command::Group(args) => runtime(false)?.block_on(group::run(args)),
         Command::Demo(args) => runtime(false)?.block_on(demo::run(args)),
         Command::Bench(args) => runtime(true)?.block_on(bench::run(args)),
         Command::BenchBare(args) => runtime(true)?.block_on(bench::bare::run(args)),

@@ -7,6 +7,7 @@ use super::{AppState, body, problem::Problem};
 use crate::types::{
     PartitionId, TopicName,
     json::{JsonError, Kind, MAX_DEPTH, Scanner, unescape},
+    validate_name,
 };
 use axum::{
     extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
@@ -56,6 +57,42 @@ impl FromRequestParts<AppState> for RecordPath {
         let offset = number("offset", &offset.0, i64::MAX)?;
         Ok(Self { topic, partition: PartitionId::new(partition as i32), offset })
     }
+}
+
+/// The `{group}` of the path.
+#[derive(Debug, Clone)]
+pub struct GroupPath(pub String);
+
+impl FromRequestParts<AppState> for GroupPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        named(parts, state, "group").await.map(Self)
+    }
+}
+
+/// The `{group}` and the `{member}` of the path.
+#[derive(Debug, Clone)]
+pub struct GroupMemberPath {
+    /// The group.
+    pub group: String,
+    /// The member's own name.
+    pub member: String,
+}
+
+impl FromRequestParts<AppState> for GroupMemberPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        Ok(Self { group: named(parts, state, "group").await?, member: named(parts, state, "member").await? })
+    }
+}
+
+/// A part of the path that keeps Kafka's rule for names.
+async fn named(parts: &mut Parts, state: &AppState, part: &str) -> Result<String, Problem> {
+    let PathPart(name) = PathPart::of(parts, state, part).await?;
+    validate_name(&name).map_err(|e| Problem::invalid_name(format!("{part}: {e}")))?;
+    Ok(name)
 }
 
 /// One part of the path, percent-decoded.

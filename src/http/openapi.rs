@@ -124,6 +124,7 @@ fn complete() -> Value {
         { "name": "produce", "description": "Storing records" },
         { "name": "read", "description": "Reading records in pages, and single ones" },
         { "name": "streaming", "description": "Streams in and out; generated clients may leave them out" },
+        { "name": "groups", "description": "Consumer groups: sharing a topic's partitions, and remembering how far they were read" },
         { "name": "operations", "description": "The server itself" },
     ]);
     document["security"] = json!([]);

@@ -5,6 +5,7 @@
 //!
 //! Callers: every handler and extractor; SSE `problem` events and WebSocket `error` frames send [`Problem::to_json`].
 
+use super::api::group_members::{MembershipState, TopicPartitions};
 use crate::{
     engine::{EngineError, GroupError, ProducedRecord, RecordError, SideEffects},
     http::trace,
@@ -76,6 +77,18 @@ pub struct Body {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 0)]
     pub high_watermark: Option<i64>,
+    /// For a rebalance: the group's epoch now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0)]
+    pub epoch: Option<i32>,
+    /// For a rebalance: whether it is over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub state: Option<MembershipState>,
+    /// For a rebalance: what the member reads now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub assignment: Option<Vec<TopicPartitions>>,
 }
 
 /// What a failed request may have left behind.
@@ -176,6 +189,9 @@ impl Problem {
             partition: None,
             log_start_offset: None,
             high_watermark: None,
+            epoch: None,
+            state: None,
+            assignment: None,
         }))
     }
 
@@ -259,6 +275,13 @@ impl Problem {
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.0.detail = detail.into();
+        self
+    }
+
+    /// With where a group's member stands now.
+    #[must_use]
+    pub fn with_assignment(mut self, epoch: i32, state: MembershipState, assignment: Vec<TopicPartitions>) -> Self {
+        (self.0.epoch, self.0.state, self.0.assignment) = (Some(epoch), Some(state), Some(assignment));
         self
     }
 

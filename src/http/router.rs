@@ -39,6 +39,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(api::records::routes())
         .merge(api::stream::routes())
         .merge(api::ws::routes())
+        .merge(api::groups::routes())
         .merge(api::operations::routes())
 }
 

@@ -119,6 +119,9 @@ pub enum CursorError {
     /// It covers other partitions than asked for.
     #[error("the cursor does not cover partition {0}; leave out `partitions`, or start anew")]
     NotCovered(PartitionId),
+    /// A group's cursor names a partition that is not the member's.
+    #[error("the cursor covers partition {0}, which is not assigned to this member; commit a page's own next_cursor")]
+    NotAssigned(PartitionId),
     /// It would be longer than [`MAX_CURSOR`].
     #[error(
         "a cursor over these {0} partitions would be longer than {MAX_CURSOR} characters; name fewer with `partitions=`"

@@ -10,6 +10,7 @@ mod conflater;
 pub mod cursor;
 mod error;
 mod frame;
+mod group_reader;
 pub mod json;
 mod log_reader;
 mod page;
@@ -23,6 +24,7 @@ mod tests;
 
 pub use error::SessionError;
 pub use frame::{CHUNK_BYTES, Format, FrameBuffer, Frames, WS_OPENING, text_header, text_payload};
+pub use group_reader::{GroupCursor, GroupGap, GroupPage, GroupReader};
 pub use log_reader::{FETCH_BYTES, Fill, Gap, GapReason, LogReader, ReadPlan, Until};
 pub use page::{Page, PageRequest};
 pub use sequencer::{Sequencers, StreamKey};

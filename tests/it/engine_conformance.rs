@@ -291,3 +291,86 @@ fn all_of_it_is_there_after_a_restart_under_a_higher_epoch() {
         server.drain().await;
     });
 }
+
+/// A Kafka client's way through a group: find, join, sync, commit, fetch, leave, delete.
+#[test]
+fn a_consumer_group_through_the_port() {
+    use sluice::engine::{
+        CommitOffsets, GroupError, GroupHeartbeat, GroupProtocol, GroupState, JoinGroup, LeaveGroup, LeavingMember,
+        OffsetToCommit, SyncGroup,
+    };
+    with_engine(|engine| async move {
+        let made = topic(&*engine, "games", 2, &[]).await;
+        let groups = engine.groups().unwrap();
+        let refused = |error: GroupError| EngineError::Group(error);
+        assert_eq!(groups.fetch_offsets("g").await.unwrap().len(), 0, "before there is any group");
+        assert_eq!(groups.describe_group("g").await.unwrap().state, GroupState::Dead);
+        assert_eq!(groups.delete_group("g").await.unwrap_err(), refused(GroupError::GroupIdNotFound));
+        assert_eq!(groups.group_coordinator("g").await.unwrap(), engine.cluster().broker_id);
+        let join = |member_id: &str| JoinGroup {
+            group_id: "g".into(),
+            member_id: member_id.into(),
+            group_instance_id: None,
+            client_id: "tests".into(),
+            client_host: "/127.0.0.1".into(),
+            session_timeout: Duration::from_secs(10),
+            rebalance_timeout: Duration::from_secs(10),
+            protocol_type: "consumer".into(),
+            protocols: vec![GroupProtocol { name: "range".into(), metadata: bytes::Bytes::from_static(b"mine") }],
+            require_known_member_id: true,
+            supports_skip_assignment: true,
+        };
+        let Err(EngineError::Group(GroupError::MemberIdRequired(id))) = groups.join_group(join("")).await else {
+            panic!("a new member is given its id first");
+        };
+        assert!(id.starts_with("tests-"), "{id}");
+        let joined = groups.join_group(join(&id)).await.unwrap();
+        assert_eq!((joined.generation_id, &joined.leader, joined.members.len()), (1, &id, 1));
+        let sync = SyncGroup {
+            group_id: "g".into(),
+            generation_id: 1,
+            member_id: id.clone(),
+            group_instance_id: None,
+            protocol_type: Some("consumer".into()),
+            protocol_name: Some("range".into()),
+            assignments: BTreeMap::from([(id.clone(), bytes::Bytes::from_static(b"part"))]),
+        };
+        assert_eq!(&groups.sync_group(sync).await.unwrap().assignment[..], b"part");
+        let heartbeat = |generation_id| {
+            let (group_id, member_id) = ("g".into(), id.clone());
+            GroupHeartbeat { group_id, generation_id, member_id, group_instance_id: None }
+        };
+        groups.group_heartbeat(heartbeat(1)).await.unwrap();
+        assert_eq!(groups.group_heartbeat(heartbeat(7)).await.unwrap_err(), refused(GroupError::IllegalGeneration));
+        let commit = |offset| CommitOffsets {
+            group_id: "g".into(),
+            generation_id: 1,
+            member_id: id.clone(),
+            group_instance_id: None,
+            offsets: vec![OffsetToCommit {
+                topic: made.name.clone(),
+                partition: P0,
+                offset: Offset::new(offset),
+                leader_epoch: None,
+                metadata: "note".into(),
+            }],
+        };
+        // Kafka's clients may commit what is not there yet, and go back.
+        for offset in [40, 3] {
+            assert_eq!(groups.commit_offsets(commit(offset)).await.unwrap(), [Ok(())]);
+        }
+        let offsets = groups.fetch_offsets("g").await.unwrap();
+        let kept = &offsets[&(made.name.clone(), P0)];
+        assert_eq!((kept.offset.get(), kept.metadata.as_str(), kept.topic_id), (3, "note", Some(made.id)));
+        assert_eq!(groups.delete_group("g").await.unwrap_err(), refused(GroupError::NonEmptyGroup));
+        let member = LeavingMember { member_id: id.clone(), group_instance_id: None };
+        let leave = LeaveGroup { group_id: "g".into(), members: vec![member] };
+        assert_eq!(groups.leave_group(leave).await.unwrap(), [Ok(())]);
+        assert_eq!(groups.list_groups().await.unwrap().len(), 1);
+        // The topic is deleted: its offsets go too.
+        engine.delete_topic(&made.name).await.unwrap();
+        assert_eq!(groups.fetch_offsets("g").await.unwrap().len(), 0);
+        groups.delete_group("g").await.unwrap();
+        assert_eq!(groups.list_groups().await.unwrap(), []);
+    });
+}

@@ -3,6 +3,7 @@
 mod bench;
 mod cli;
 mod engine_conformance;
+mod groups;
 mod harness;
 mod kafka;
 mod kafka_client;

@@ -1,6 +1,8 @@
 //! The resources, one file each: handlers, their JSON and `routes()`, which registers each handler with its document.
 
 pub mod events;
+pub mod group_members;
+pub mod groups;
 pub mod ingest;
 pub mod latest;
 pub mod operations;

@@ -294,7 +294,10 @@ pub fn key(text: Option<&str>, base64: Option<&str>) -> Result<Option<Bytes>, Pr
 }
 
 /// RFC 3339, Unix milliseconds, or so long ago.
-fn moment(name: &str, text: &str, now_ms: i64) -> Result<i64, Problem> {
+///
+/// # Errors
+/// 400.
+pub fn moment(name: &str, text: &str, now_ms: i64) -> Result<i64, Problem> {
     let refusal = || {
         let detail = format!(
             "{name}: '{text}' is no time; use RFC 3339 (2026-11-23T12:00:00Z), Unix time in milliseconds, or so long \

@@ -23,6 +23,8 @@ use tokio::task::JoinHandle;
 const GROUP_BYTES: usize = 4 << 20;
 /// Bytes that may wait in one partition: a few groups; more would only make latency.
 const STAGED_BYTES: usize = 32 << 20;
+/// The tail rings hold the last moments, for live readers. More of it would hold what the page cache holds as well.
+const TAIL_RING_BYTES: usize = 48 << 20;
 /// Open files of all logs together: below the usual limit of 1024 descriptors, with room for connections.
 const OPEN_FILES: usize = 512;
 /// How long a change of the metadata may take.
@@ -273,7 +275,7 @@ async fn open_logs(
     defaults: TopicDefaults,
 ) -> Result<Arc<LogManager>, StartError> {
     let settings = LogSettings {
-        tail_ring_bytes: share(config.memory, 4),
+        tail_ring_bytes: share(config.memory, 4).min(TAIL_RING_BYTES),
         group_bytes: GROUP_BYTES,
         staged_bytes_per_partition: STAGED_BYTES,
         flush_interval: config.log.flush_interval,

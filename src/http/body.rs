@@ -9,6 +9,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
 };
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
 use std::{io::Write, time::Duration};
 use zstd::stream::raw::{DParameter, Decoder as RawZstd, Operation as _};
@@ -71,8 +72,13 @@ impl BodyReader {
     /// See [`read`].
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Problem> {
         loop {
-            let frame =
-                tokio::time::timeout(self.silence, self.body.frame()).await.map_err(|_| silent(self.silence))?;
+            // Mostly the body came with the head, and no timer is needed.
+            let frame = match self.body.frame().now_or_never() {
+                Some(frame) => frame,
+                None => {
+                    tokio::time::timeout(self.silence, self.body.frame()).await.map_err(|_| silent(self.silence))?
+                }
+            };
             let Some(frame) = frame else {
                 return match self.decoder.take() {
                     Some(decoder) => decoder.finish().map(|rest| (!rest.is_empty()).then_some(rest)),

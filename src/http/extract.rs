@@ -14,7 +14,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use serde::de::{self, DeserializeOwned, Deserializer};
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 /// The `{topic}` of the path.
 #[derive(Debug, Clone)]
@@ -135,7 +135,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
 /// Refuses what form decoding would let through in silence: broken escapes, bytes that are no UTF-8, and names given
 /// twice.
 fn check_query(query: &str) -> Result<(), Problem> {
-    let mut seen: Vec<Vec<u8>> = Vec::new();
+    let mut seen: Vec<Cow<'_, [u8]>> = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let decode = |text| percent_decode(text).filter(|bytes| std::str::from_utf8(bytes).is_ok());
@@ -156,7 +156,10 @@ fn check_query(query: &str) -> Result<(), Problem> {
 }
 
 /// `None` if an escape is broken.
-fn percent_decode(text: &str) -> Option<Vec<u8>> {
+fn percent_decode(text: &str) -> Option<Cow<'_, [u8]>> {
+    if !text.bytes().any(|byte| matches!(byte, b'+' | b'%')) {
+        return Some(Cow::Borrowed(text.as_bytes()));
+    }
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -169,7 +172,7 @@ fn percent_decode(text: &str) -> Option<Vec<u8>> {
             other => other,
         });
     }
-    Some(out)
+    Some(Cow::Owned(out))
 }
 
 /// A JSON body of at most `Limits::request_bytes`. `T` must carry `#[serde(deny_unknown_fields)]`.

@@ -51,7 +51,7 @@ const HTTP2_CONNECTION_WINDOW: u32 = 1 << 20;
 
 /// Serves until the drain starts, and then until what is in flight is done or `Limits::drain_timeout` is over.
 pub async fn serve(listener: Box<dyn Listener>, state: AppState) {
-    let router = router(state.clone());
+    let door = router(state.clone());
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(state.limits().connections));
     let builder = builder(&state);
@@ -78,8 +78,8 @@ pub async fn serve(listener: Box<dyn Listener>, state: AppState) {
         back_off = BACK_OFF[0];
         metrics().connections_accepted.get_or_create(&DOOR).inc();
         let io = TokioIo::new(Wire::new(socket, state.limits().header_timeout, OpenConnection::new(permit)));
-        let router = router.clone();
-        let service = service_fn(move |request: Request<Incoming>| router.clone().call(request.map(Body::new)));
+        let door = door.clone();
+        let service = service_fn(move |request: Request<Incoming>| door.clone().call(request.map(Body::new)));
         let connection = builder.serve_connection_with_upgrades(io, service).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {

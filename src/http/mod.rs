@@ -29,5 +29,5 @@ pub mod websocket;
 mod fake_tests;
 mod router;
 
-pub use router::router;
+pub use router::{Door, router};
 pub use state::{App, AppState, Limits, Settings};

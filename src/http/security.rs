@@ -5,13 +5,16 @@
 
 use super::{Settings, problem::Problem};
 use axum::{
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use std::{net::IpAddr, time::Duration};
 
 /// How long a browser may keep a preflight's answer, in seconds.
 const PREFLIGHT_SECONDS: Duration = Duration::from_secs(600);
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const LOCALHOST: &str = "localhost";
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 /// What a page may read of an answer besides its body.
 const EXPOSED: &str = "Location, ETag, Retry-After, Idempotency-Replayed, Sluice-Problem";
@@ -89,10 +92,9 @@ fn check_same_site(parts: &Parts) -> Result<(), Problem> {
         }
         return Err(cross_origin(format!("pages of the origin '{origin}' may not use this server")));
     }
-    let site = parts.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
-    let navigates = parts.headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
-    match site {
-        Some(b"cross-site" | b"same-site") if !(navigates && parts.method == Method::GET) => {
+    let navigates = || parts.headers.get(&SEC_FETCH_MODE).is_some_and(|mode| mode == "navigate");
+    match parts.headers.get(&SEC_FETCH_SITE).map(HeaderValue::as_bytes) {
+        Some(b"cross-site" | b"same-site") if parts.method != Method::GET || !navigates() => {
             Err(cross_origin("pages of another origin may not use this server".to_owned()))
         }
         _ => Ok(()),
@@ -112,11 +114,15 @@ fn check_host(parts: &Parts, settings: &Settings) -> Result<(), Problem> {
     }
     let Some(host) = host_of(parts) else { return Ok(()) }; // HTTP/1.0, and no browser
     let name = without_port(host);
-    let advertised = settings.advertised.as_deref().map(without_port);
-    let known = name.eq_ignore_ascii_case("localhost")
-        || name.to_ascii_lowercase().ends_with(".localhost")
+    let advertised = || settings.advertised.as_deref().map(without_port);
+    let below_localhost = || {
+        let tail = name.len().checked_sub(LOCALHOST.len() + 1).and_then(|at| name.get(at..));
+        tail.is_some_and(|tail| tail.starts_with('.') && tail[1..].eq_ignore_ascii_case(LOCALHOST))
+    };
+    let known = name.eq_ignore_ascii_case(LOCALHOST)
         || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
-        || advertised.is_some_and(|own| own.eq_ignore_ascii_case(name))
+        || below_localhost()
+        || advertised().is_some_and(|own| own.eq_ignore_ascii_case(name))
         || settings.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name));
     if known {
         return Ok(());

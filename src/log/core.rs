@@ -7,6 +7,7 @@
 //! Called by `partition_log` (its public face), `writer`, `reader`, `recovery` and `log_manager`.
 
 use super::compaction::CompactionState;
+use super::gathering::Gathering;
 use super::idempotency::{
     IDEMPOTENCY_HEADER, IDEMPOTENCY_HEADER_BYTES, IdempotencyRefusal, IdempotencyTable, RecordMark,
 };
@@ -97,9 +98,37 @@ pub(super) struct Front {
     pub(super) finals: VecDeque<Control>,
     /// The job stands in the pool's line, or runs.
     pub(super) enqueued: bool,
+    /// The job lets appends gather, until there are so many.
+    pub(super) gathering: Option<usize>,
     /// Takes no more appends.
     pub(super) closed: bool,
     pub(super) idempotency: IdempotencyTable,
+}
+
+/// How the job learns of something new.
+enum Call {
+    /// It comes by anyway.
+    Not,
+    Submit,
+    Hurry,
+}
+
+impl Front {
+    /// Whether the job stands in line already, and whether it has waited enough.
+    fn call_job(&mut self) -> Call {
+        if !std::mem::replace(&mut self.enqueued, true) {
+            return Call::Submit;
+        }
+        let enough = |count: usize| {
+            let pressing = !self.controls.is_empty() || !self.finals.is_empty();
+            pressing || Gathering::is_enough(count, self.staged.len(), self.staged_bytes)
+        };
+        if self.gathering.is_some_and(enough) {
+            self.gathering = None;
+            return Call::Hurry;
+        }
+        Call::Not
+    }
 }
 
 /// An append that is in the log and waits for the high watermark.
@@ -185,6 +214,7 @@ impl LogCore {
                 controls: VecDeque::new(),
                 finals: VecDeque::new(),
                 enqueued: false,
+                gathering: None,
                 closed: false,
                 idempotency: opened.idempotency,
             }),
@@ -214,7 +244,7 @@ impl LogCore {
             }
         }
         let (reply, outcome) = oneshot::channel();
-        let enqueue = {
+        let call = {
             let mut front = self.front.lock();
             if front.closed {
                 return Err(LogError::Closed);
@@ -237,7 +267,7 @@ impl LogCore {
             }
             self.stage(&mut front, Payload::Records(request), bytes, reply)
         };
-        Ok(self.staged(enqueue, outcome))
+        Ok(self.staged(call, outcome))
     }
 
     /// See [`super::PartitionLog::append_batch`].
@@ -250,7 +280,7 @@ impl LogCore {
             return Err(LogError::TooLarge { bytes, limit });
         }
         let (reply, outcome) = oneshot::channel();
-        let enqueue = {
+        let call = {
             let mut front = self.front.lock();
             if front.closed {
                 return Err(LogError::Closed);
@@ -261,27 +291,25 @@ impl LogCore {
             }
             self.stage(&mut front, Payload::Batch(Some(batch)), bytes, reply)
         };
-        Ok(self.staged(enqueue, outcome))
+        Ok(self.staged(call, outcome))
     }
 
-    /// Puts an append into the buffer; true if the job must be put into the pool's line.
+    /// Puts an append into the buffer.
     fn stage(
         &self,
         front: &mut Front,
         payload: Payload,
         bytes: usize,
         reply: oneshot::Sender<Result<AppendOutcome, LogError>>,
-    ) -> bool {
+    ) -> Call {
         front.staged_bytes += bytes;
         let since = self.context.sys.clock.monotonic();
         front.staged.push_back(StagedAppend { payload, bytes, since, reply });
-        !std::mem::replace(&mut front.enqueued, true)
+        front.call_job()
     }
 
-    fn staged(self: &Arc<Self>, enqueue: bool, outcome: oneshot::Receiver<Result<AppendOutcome, LogError>>) -> Append {
-        if enqueue {
-            self.context.sys.io.submit(Lane::Append, Arc::clone(self) as _);
-        }
+    fn staged(self: &Arc<Self>, call: Call, outcome: oneshot::Receiver<Result<AppendOutcome, LogError>>) -> Append {
+        self.call(call);
         Box::pin(async move { outcome.await.unwrap_or(Err(LogError::Closed)) })
     }
 
@@ -330,7 +358,7 @@ impl LogCore {
         let control: Control = Box::new(move |core, writer| {
             let _ = reply.send(change(core, writer)); // the one who asked may have gone
         });
-        let enqueue = {
+        let call = {
             let mut front = self.front.lock();
             if front.closed {
                 return Err(LogError::Closed);
@@ -341,12 +369,19 @@ impl LogCore {
             } else {
                 front.controls.push_back(control);
             }
-            !std::mem::replace(&mut front.enqueued, true)
+            front.call_job()
         };
-        if enqueue {
-            self.context.sys.io.submit(Lane::Append, Arc::clone(self) as _);
-        }
+        self.call(call);
         Ok(result)
+    }
+
+    /// Outside of the front's lock, so that the thread that wakes does not find it taken.
+    fn call(self: &Arc<Self>, call: Call) {
+        match call {
+            Call::Not => {}
+            Call::Submit => self.context.sys.io.submit(Lane::Append, Arc::clone(self) as _),
+            Call::Hurry => self.context.sys.io.hurry(Lane::Append, &(Arc::clone(self) as _)),
+        }
     }
 
     /// See [`super::PartitionLog::configure`].

@@ -11,6 +11,7 @@
 use super::batch_walk::{BatchWalk, Walked, find_batch, is_zero};
 use super::compaction::finish_swaps;
 use super::core::{LogContext, LogCore, Opened};
+use super::gathering::Gathering;
 use super::idempotency::{IDEMPOTENCY_HEADER, IdempotencyLimits, IdempotencyTable, RecordMark};
 use super::layout::{self, CLEANED_SUFFIX, EPOCH_FILE, FileKind, LOG_START_FILE};
 use super::leader_epoch_cache::LeaderEpochCache;
@@ -112,6 +113,8 @@ impl Recovery<'_> {
             flush: self.config.topic.flush,
             unsnapshotted: 0,
             preallocation: Preallocation::default(),
+            gathering: Gathering::default(),
+            gathers: false,
             phase: Phase::Idle,
         }
     }

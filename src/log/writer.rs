@@ -8,6 +8,7 @@
 
 use super::batching::{self, PlacedAppend};
 use super::core::{AwaitingAppend, LogCore, Payload, StagedAppend};
+use super::gathering::Gathering;
 use super::layout::{self, FileKind, file_path};
 use super::open_files::Access;
 use super::preallocation::Preallocation;
@@ -42,6 +43,9 @@ pub(super) struct Writer {
     /// Bytes since the last snapshot of producers and Idempotency-Keys.
     pub(super) unsnapshotted: u64,
     pub(super) preallocation: Preallocation,
+    pub(super) gathering: Gathering,
+    /// The last turn ended with a wait.
+    pub(super) gathers: bool,
     pub(super) phase: Phase,
 }
 
@@ -66,7 +70,8 @@ pub(super) struct Group {
     start_position: u64,
     start_offset: Offset,
     now_ms: i64,
-    published: bool,
+    /// It was published before it was synced, and so many appends were answered (see `acknowledges_early`).
+    published: Option<usize>,
 }
 
 impl Job for LogCore {
@@ -87,6 +92,10 @@ impl LogCore {
     fn begin(&self, writer: &mut Writer) -> Step {
         let appends = {
             let mut front = self.front.lock();
+            if std::mem::take(&mut writer.gathers) {
+                let ran_out = front.gathering.take().is_some();
+                writer.gathering.ended(!ran_out, front.staged.len());
+            }
             if let Some(control) = front.controls.pop_front() {
                 drop(front);
                 control(self, writer);
@@ -164,8 +173,7 @@ impl LogCore {
             writer.preallocation.prepare(&*file, now, writer.position, bytes as u64, config.segment_bytes);
         }
         let (start_position, start_offset) = (writer.position, writer.next_offset);
-        let group =
-            Group { appends, batches, file, written: 0, start_position, start_offset, now_ms, published: false };
+        let group = Group { appends, batches, file, written: 0, start_position, start_offset, now_ms, published: None };
         self.write_group(writer, group)
     }
 
@@ -243,8 +251,8 @@ impl LogCore {
         writer.segment.log.mark_clean();
         writer.phase = if group.written < group.batches.len() {
             Phase::Write(group)
-        } else if group.published {
-            return self.end_turn();
+        } else if let Some(answered) = group.published {
+            return self.end_turn(writer, answered);
         } else {
             Phase::Publish(group)
         };
@@ -280,6 +288,7 @@ impl LogCore {
         if durable {
             self.set_durable_end(end);
         }
+        let answered = group.appends.len();
         self.answer_group(&mut group, end);
         // After the answers: nothing of this is needed for what they say to be true.
         if durable {
@@ -291,11 +300,11 @@ impl LogCore {
         }
         self.snapshot_if_due(writer);
         if acknowledges_early() && durable {
-            group.published = true;
+            group.published = Some(answered);
             writer.phase = Phase::Sync(group);
             return Step::Again;
         }
-        self.end_turn()
+        self.end_turn(writer, answered)
     }
 
     /// Keeps what a start after a crash must go over again within [`SNAPSHOT_BYTES`], or a few times the snapshot.
@@ -352,10 +361,18 @@ impl LogCore {
         self.answer_awaiting();
     }
 
-    /// To the back of the pool's line if more waits.
-    fn end_turn(&self) -> Step {
+    /// To the back of the pool's line if more waits, or comes soon; `answered` appends were just answered.
+    fn end_turn(&self, writer: &mut Writer, answered: usize) -> Step {
         let mut front = self.front.lock();
-        if front.staged.is_empty() && front.controls.is_empty() && front.finals.is_empty() {
+        if !front.controls.is_empty() || !front.finals.is_empty() {
+            return Step::Requeue;
+        }
+        if let Some((expected, time)) = writer.gathering.wait(answered, front.staged.len(), front.staged_bytes) {
+            front.gathering = Some(expected);
+            writer.gathers = true;
+            return Step::Gather(time);
+        }
+        if front.staged.is_empty() {
             front.enqueued = false;
             return Step::Done;
         }

@@ -3,7 +3,7 @@
 //! **Invariant**: a job that wants to go on after a bounded piece of work goes to the back of its lane's line, so one
 //! busy partition never starves another.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// Which threads a job runs on, so that slow work of one kind never holds up another.
@@ -24,6 +24,9 @@ pub enum Step {
     Again,
     /// The next step after the others in line had their turn.
     Requeue,
+    /// The next step after this long, or when [`IoPool::hurry`] says so, or when a thread has other work anyway and
+    /// comes by: a wait that saves work, and may always be shorter.
+    Gather(Duration),
     /// Nothing more.
     Done,
 }
@@ -40,6 +43,9 @@ pub trait IoPool: Send + Sync + 'static {
     /// Puts the job at the back of its lane's line. Never blocks. The line's length is bounded by who submits: one
     /// entry a partition, one a request.
     fn submit(&self, lane: Lane, job: Arc<dyn Job>);
+
+    /// Ends the wait of a job that said [`Step::Gather`]; nothing if it does not wait.
+    fn hurry(&self, lane: Lane, job: &Arc<dyn Job>);
 }
 
 /// Runs a closure on a lane's thread and waits for its result.

@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Threads that sync for producers: enough that one slow file does not stop the others, few enough that each turn
 /// finds a group to commit.
@@ -60,6 +61,10 @@ impl IoPool for ThreadPool {
     fn submit(&self, lane: Lane, job: Arc<dyn Job>) {
         self.line(lane).push(job);
     }
+
+    fn hurry(&self, lane: Lane, job: &Arc<dyn Job>) {
+        self.line(lane).hurry(job);
+    }
 }
 
 impl Drop for ThreadPool {
@@ -79,8 +84,16 @@ struct Line {
 #[derive(Default)]
 struct LineState {
     jobs: VecDeque<Arc<dyn Job>>,
+    /// Jobs that wait, each until its time. Few: a job is here only if its thread found nothing else to do.
+    gathering: Vec<(Instant, Arc<dyn Job>)>,
     parked: usize,
     closed: bool,
+}
+
+/// A job that goes on, now or after a wait.
+struct Unfinished {
+    job: Arc<dyn Job>,
+    wait: Option<Duration>,
 }
 
 impl Line {
@@ -105,11 +118,39 @@ impl Line {
         }
     }
 
-    /// The next job; `unfinished` goes to the back first. `None` once the line is closed and empty.
-    fn next(&self, unfinished: Option<Arc<dyn Job>>) -> Option<Arc<dyn Job>> {
+    fn hurry(&self, job: &Arc<dyn Job>) {
         let mut state = self.state.lock();
-        state.jobs.extend(unfinished);
+        let Some(at) = state.gathering.iter().position(|(_, waits)| Arc::ptr_eq(waits, job)) else { return };
+        let (_, job) = state.gathering.swap_remove(at);
+        state.jobs.push_back(job);
+        let wake = state.parked > 0;
+        drop(state);
+        if wake {
+            self.ready.notify_one();
+        }
+    }
+
+    /// The next job; `unfinished` goes to the back first, or waits. `None` once the line is closed and empty.
+    fn next(&self, unfinished: Option<Unfinished>) -> Option<Arc<dyn Job>> {
+        let mut state = self.state.lock();
+        // Whoever lets a job wait watches its time, as long as nothing else is to do; else the next who comes by.
+        let mut watches = None;
+        match unfinished {
+            Some(Unfinished { job, wait: Some(wait) }) if state.jobs.is_empty() => {
+                let until = Instant::now() + wait;
+                state.gathering.push((until, job));
+                watches = Some(until);
+            }
+            Some(Unfinished { job, .. }) => state.jobs.push_back(job),
+            None => {}
+        }
         loop {
+            if !state.gathering.is_empty() {
+                let now = Instant::now();
+                let closed = state.closed;
+                let due: Vec<_> = state.gathering.extract_if(.., |(until, _)| closed || *until <= now).collect();
+                state.jobs.extend(due.into_iter().map(|(_, job)| job));
+            }
             if let Some(job) = state.jobs.pop_front() {
                 return Some(job);
             }
@@ -117,7 +158,10 @@ impl Line {
                 return None;
             }
             state.parked += 1;
-            self.ready.wait(&mut state);
+            match watches.filter(|until| state.gathering.iter().any(|(waits, _)| waits == until)) {
+                Some(until) => drop(self.ready.wait_until(&mut state, until)),
+                None => self.ready.wait(&mut state),
+            }
             state.parked -= 1;
         }
     }
@@ -135,7 +179,8 @@ impl Line {
             };
             // Unwind safety is the job's own business: a job that panicked is not called again.
             match catch_unwind(AssertUnwindSafe(run)) {
-                Ok(Step::Requeue) => unfinished = Some(job),
+                Ok(Step::Requeue) => unfinished = Some(Unfinished { job, wait: None }),
+                Ok(Step::Gather(wait)) => unfinished = Some(Unfinished { job, wait: Some(wait) }),
                 Ok(_) => {}
                 Err(panic) => {
                     let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -152,7 +197,6 @@ mod tests {
     use super::*;
     use crate::sys::run_blocking;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -217,6 +261,32 @@ mod tests {
             assert_eq!(run_blocking(&pool, lane, || 1).await, 1);
         }
         open.send(()).unwrap();
+    }
+
+    #[test]
+    fn a_gathering_job_goes_on_in_time_or_when_hurried() {
+        let pool = ThreadPool::new(1, 1, 1);
+        let (seen, order) = mpsc::channel();
+        let job = |name, wait| {
+            let left = Mutex::new(vec![Step::Done, Step::Gather(wait)]);
+            Arc::new(Steps { name, left, seen: seen.clone() })
+        };
+        pool.submit(Lane::Append, job('a', Duration::from_millis(1)));
+        let in_time: String = (0..2).map(|_| order.recv_timeout(LONG).unwrap()).collect();
+        assert_eq!(in_time, "aa");
+        let patient: Arc<dyn Job> = job('b', LONG * 10);
+        pool.submit(Lane::Append, patient.clone());
+        assert_eq!(order.recv_timeout(LONG), Ok('b'));
+        // It may not wait yet when it is hurried.
+        let hurried = (0..1000).find_map(|_| {
+            pool.hurry(Lane::Append, &patient);
+            order.recv_timeout(Duration::from_millis(10)).ok()
+        });
+        assert_eq!(hurried, Some('b'));
+        pool.submit(Lane::Append, job('c', LONG * 10));
+        assert_eq!(order.recv_timeout(LONG), Ok('c'));
+        drop(pool);
+        assert_eq!(order.recv_timeout(LONG), Ok('c'), "a pool that ends does not wait");
     }
 
     #[test]

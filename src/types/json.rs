@@ -304,26 +304,18 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The first place at or after `at` with a quote, a backslash or a control character, eight bytes at a time.
+/// The first place at or after `at` with a quote, a backslash or a control character.
 fn plain_until(bytes: &[u8], mut at: usize) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-    // Sets the high bit of bytes that are zero; bytes above such a one may be marked as well, which costs a closer look.
-    let zero = |x: u64| x.wrapping_sub(ONES) & !x & HIGH;
-    while let Some(word) = bytes.get(at..at + 8) {
-        let word = u64::from_ne_bytes(word.try_into().expect("eight bytes were asked for"));
-        let quote = zero(word ^ (ONES * u64::from(b'"')));
-        let backslash = zero(word ^ (ONES * u64::from(b'\\')));
-        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
-        if (quote | backslash | control) != 0 {
+    const BLOCK: usize = 32;
+    let special = |b: u8| matches!(b, b'"' | b'\\' | 0..=0x1f);
+    // Without a way out in the middle of a block the compiler compares all of its bytes at once.
+    while let Some(block) = bytes.get(at..at + BLOCK) {
+        if block.iter().fold(false, |found, &b| found | (b == b'"') | (b == b'\\') | (b < 0x20)) {
             break;
         }
-        at += 8;
+        at += BLOCK;
     }
-    bytes[at.min(bytes.len())..]
-        .iter()
-        .position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f))
-        .map_or(bytes.len(), |n| at + n)
+    bytes[at.min(bytes.len())..].iter().position(|&b| special(b)).map_or(bytes.len(), |n| at + n)
 }
 
 fn hex4(bytes: &[u8], at: usize) -> Option<u32> {

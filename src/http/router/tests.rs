@@ -8,7 +8,7 @@ use tower::ServiceExt as _;
 
 struct Door {
     engine: Arc<FakeEngine>,
-    router: Router,
+    router: super::Door,
 }
 
 #[derive(Debug)]

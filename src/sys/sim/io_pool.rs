@@ -39,11 +39,17 @@ impl IoPool for SimIoPool {
                     // The job is kept: dropping it would tell whoever waits for it.
                     std::future::pending::<()>().await;
                 }
-                if job.step() == Step::Done {
-                    return;
+                match job.step() {
+                    Step::Done => return,
+                    Step::Gather(wait) => tokio::time::sleep(wait).await,
+                    Step::Again | Step::Requeue => {}
                 }
             }
         });
+    }
+
+    fn hurry(&self, _lane: Lane, _job: &Arc<dyn Job>) {
+        // A wait may be as long as it was asked for.
     }
 }
 

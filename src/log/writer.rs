@@ -148,7 +148,7 @@ impl LogCore {
         if batches.is_empty() {
             // Nothing but resends and refusals.
             self.answer_placed(appends, writer.next_offset, now_ms);
-            return self.end_turn();
+            return self.end_turn(writer, 0);
         }
         let bytes: usize = batches.iter().map(|batch| batch.header().size).sum();
         let last = batches[batches.len() - 1].header().last_offset();

@@ -12,7 +12,7 @@ use crate::{
 };
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -54,8 +54,8 @@ pub(super) enum Ending {
 pub(super) type Answer = BoxFuture<'static, Result<Option<Frame>, Ending>>;
 
 /// Serves a connection until it ends.
-pub(super) async fn run(socket: Box<dyn Socket>, door: Door) {
-    let mut connection = Connection { socket, door, input: Input::default(), in_flight: FuturesOrdered::new() };
+pub(super) async fn run(socket: Box<dyn Socket>, peer: SocketAddr, door: Door) {
+    let mut connection = Connection { socket, peer, door, input: Input::default(), in_flight: FuturesOrdered::new() };
     match connection.serve().await {
         Ok(()) => {}
         Err(Ending::Io(error)) => tracing::debug!(%error, "a Kafka connection ended early"),
@@ -66,6 +66,7 @@ pub(super) async fn run(socket: Box<dyn Socket>, door: Door) {
 
 struct Connection {
     socket: Box<dyn Socket>,
+    peer: SocketAddr,
     door: Door,
     input: Input,
     in_flight: FuturesOrdered<Answer>,
@@ -96,7 +97,7 @@ impl Connection {
     }
 
     async fn next(&mut self, open: bool) -> Result<Event, Ending> {
-        let Self { socket, door, input, in_flight } = self;
+        let Self { socket, door, input, in_flight, .. } = self;
         let reads = open && in_flight.len() < MAX_IN_FLIGHT;
         let patience = match (in_flight.is_empty(), input.has_begun()) {
             (_, true) => FRAME_TIMEOUT,
@@ -121,7 +122,7 @@ impl Connection {
 
     fn begin(&mut self, frame: Bytes, memory: OwnedSemaphorePermit) -> Result<(), Ending> {
         metrics().kafka_bytes_in.inc_by(frame.len() as u64);
-        let answer = api::begin(&self.door, frame)?;
+        let answer = api::begin(&self.door, self.peer, frame)?;
         self.in_flight.push_back(Box::pin(async move {
             let answer = answer.await;
             drop(memory);

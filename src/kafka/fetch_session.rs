@@ -217,3 +217,77 @@ fn list(topics: Vec<FetchTopic>) -> Vec<Wanted> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(session: (i32, i32), partitions: &[(i32, i64)]) -> FetchRequest {
+        let partition = |(partition, fetch_offset): &(i32, i64)| FetchPartition {
+            partition: *partition,
+            fetch_offset: *fetch_offset,
+            ..FetchPartition::default()
+        };
+        let topic = FetchTopic {
+            topic_id: [1; 16],
+            partitions: partitions.iter().map(partition).collect(),
+            ..FetchTopic::default()
+        };
+        let topics = if partitions.is_empty() { vec![] } else { vec![topic] };
+        FetchRequest { session_id: session.0, session_epoch: session.1, topics, ..FetchRequest::default() }
+    }
+
+    fn read(place: &InSession, high_watermark: i64) -> Vec<(TopicKey, PartitionData)> {
+        let data = |wanted: &Wanted| PartitionData {
+            partition_index: wanted.partition,
+            high_watermark,
+            ..PartitionData::default()
+        };
+        place.wanted.iter().map(|wanted| (wanted.topic.clone(), data(wanted))).collect()
+    }
+
+    fn told(sessions: &FetchSessions, place: &InSession, high_watermark: i64) -> usize {
+        sessions.finish(place, read(place, high_watermark)).iter().map(|topic| topic.partitions.len()).sum()
+    }
+
+    #[test]
+    fn a_session_keeps_partitions_and_tells_changes() {
+        let sessions = FetchSessions::new(10);
+        let first = sessions.begin(13, request((0, 0), &[(0, 0), (1, 0)])).unwrap();
+        assert_eq!((first.wanted.len(), told(&sessions, &first, 0)), (2, 2), "a full fetch tells everything");
+        let second = sessions.begin(13, request((first.id, 1), &[(1, 5)])).unwrap();
+        assert_eq!((second.wanted.len(), told(&sessions, &second, 0)), (2, 0), "nothing changed");
+        assert!(second.wanted.iter().any(|wanted| (wanted.partition, wanted.offset) == (1, 5)));
+        let mut forget = request((first.id, 2), &[]);
+        forget.forgotten_topics_data =
+            vec![ForgottenTopic { topic_id: [1; 16], partitions: vec![0], ..ForgottenTopic::default() }];
+        let third = sessions.begin(13, forget).unwrap();
+        assert_eq!((third.wanted.len(), told(&sessions, &third, 9)), (1, 1), "the watermark moved");
+        assert_eq!(sessions.begin(13, request((first.id, 2), &[])).err(), Some(ErrorCode::InvalidFetchSessionEpoch));
+        assert_eq!(sessions.begin(12, request((first.id, 3), &[])).err(), Some(ErrorCode::FetchSessionTopicIdError));
+        let left = sessions.begin(13, request((first.id, -1), &[(0, 0)])).unwrap();
+        assert_eq!((left.id, told(&sessions, &left, 9)), (0, 1));
+        assert_eq!(sessions.begin(13, request((first.id, 3), &[])).err(), Some(ErrorCode::FetchSessionIdNotFound));
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let sessions = FetchSessions::new(2);
+        let begin = || sessions.begin(13, request((0, 0), &[(0, 0)])).unwrap().id;
+        let (a, b) = (begin(), begin());
+        sessions.begin(13, request((a, 1), &[])).unwrap();
+        let c = begin();
+        assert_eq!(sessions.begin(13, request((b, 1), &[])).err(), Some(ErrorCode::FetchSessionIdNotFound));
+        assert!(sessions.begin(13, request((a, 2), &[])).is_ok() && sessions.begin(13, request((c, 1), &[])).is_ok());
+        let table = sessions.table.lock();
+        assert_eq!((table.sessions.len(), table.by_use.len()), (2, 2));
+    }
+
+    #[test]
+    fn each_partition_is_first_in_its_turn() {
+        let sessions = FetchSessions::new(2);
+        let first = sessions.begin(13, request((0, 0), &[(0, 0), (1, 0), (2, 0)])).unwrap();
+        let turn = |epoch| sessions.begin(13, request((first.id, epoch), &[])).unwrap().wanted[0].partition;
+        assert_eq!((1..=4).map(turn).collect::<Vec<_>>(), [1, 2, 0, 1]);
+    }
+}

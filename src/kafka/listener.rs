@@ -8,7 +8,7 @@ use crate::{
     sys::{Listener, Socket},
     telemetry::{DoorLabels, metrics},
 };
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -32,12 +32,12 @@ pub async fn serve(listener: Box<dyn Listener>, door: Door) {
             accepted = accept(&*listener, &places) => accepted,
         };
         match accepted {
-            Ok((socket, place)) => {
+            Ok((socket, peer, place)) => {
                 back_off = BACK_OFF[0];
                 let door = door.clone();
                 connections.spawn(async move {
                     let _open = OpenConnection::new(place);
-                    connection::run(socket, door).await;
+                    connection::run(socket, peer, door).await;
                 });
             }
             Err(error) => {
@@ -59,10 +59,10 @@ pub async fn serve(listener: Box<dyn Listener>, door: Door) {
 async fn accept(
     listener: &dyn Listener,
     places: &Arc<Semaphore>,
-) -> io::Result<(Box<dyn Socket>, OwnedSemaphorePermit)> {
+) -> io::Result<(Box<dyn Socket>, SocketAddr, OwnedSemaphorePermit)> {
     let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (socket, _peer) = listener.accept().await?;
-    Ok((socket, place))
+    let (socket, peer) = listener.accept().await?;
+    Ok((socket, peer, place))
 }
 
 /// Counts a connection while it lives, and holds its place among all.

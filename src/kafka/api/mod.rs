@@ -7,21 +7,32 @@ mod alter_configs;
 mod api_versions;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
 mod fetch;
+mod find_coordinator;
+mod heartbeat;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod list_partition_reassignments;
 mod metadata;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
 mod sasl;
+mod sync_group;
 
 use super::Door;
 use super::connection::{Answer, Ending};
@@ -32,13 +43,15 @@ use crate::engine::TopicInfo;
 use crate::telemetry::{ApiLabels, metrics};
 use crate::types::{TopicId, TopicName};
 use bytes::Bytes;
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 /// What may be done with a topic, as bits of Kafka's operations (KIP-430): read, write, create, delete, alter, describe,
 /// describe and alter its configuration. Nobody is denied anything yet.
 const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
 /// The same for the cluster: create, alter, describe, act in it, describe and alter its configuration, write idempotently.
 const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
+/// The same for a group: read, delete, describe.
+const GROUP_OPERATIONS: i32 = 0b1_0100_1000;
 /// What stands for operations that were not asked for.
 const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
 
@@ -48,6 +61,15 @@ const OFFERED: &[ApiKey] = &[
     ApiKey::Fetch,
     ApiKey::ListOffsets,
     ApiKey::Metadata,
+    ApiKey::OffsetCommit,
+    ApiKey::OffsetFetch,
+    ApiKey::FindCoordinator,
+    ApiKey::JoinGroup,
+    ApiKey::Heartbeat,
+    ApiKey::LeaveGroup,
+    ApiKey::SyncGroup,
+    ApiKey::DescribeGroups,
+    ApiKey::ListGroups,
     ApiKey::SaslHandshake,
     ApiKey::ApiVersions,
     ApiKey::CreateTopics,
@@ -60,15 +82,17 @@ const OFFERED: &[ApiKey] = &[
     ApiKey::DescribeLogDirs,
     ApiKey::SaslAuthenticate,
     ApiKey::CreatePartitions,
+    ApiKey::DeleteGroups,
     ApiKey::IncrementalAlterConfigs,
     ApiKey::ListPartitionReassignments,
+    ApiKey::OffsetDelete,
     ApiKey::DescribeCluster,
     ApiKey::DescribeProducers,
     ApiKey::DescribeTopicPartitions,
 ];
 
 /// Begins a request. What it appends is in order when this returns; the rest comes with the answer.
-pub(super) fn begin(door: &Door, mut frame: Bytes) -> Result<Answer, Ending> {
+pub(super) fn begin(door: &Door, peer: SocketAddr, mut frame: Bytes) -> Result<Answer, Ending> {
     let header = RequestHeader::split_from(&mut frame)?;
     let unsupported = WireError::Unsupported { api_key: header.api_key, version: header.version };
     let Some(api) = header.api().filter(|api| OFFERED.contains(api)) else { return Err(unsupported.into()) };
@@ -79,7 +103,7 @@ pub(super) fn begin(door: &Door, mut frame: Bytes) -> Result<Answer, Ending> {
         let frame = encode_response(0, header.correlation_id, &api_versions::unsupported());
         Box::pin(async { Ok(Some(frame)) })
     } else {
-        route(door, api, &header, frame)?
+        route(door, peer, api, &header, frame)?
     };
     let door = door.clone();
     Ok(Box::pin(async move {
@@ -90,7 +114,7 @@ pub(super) fn begin(door: &Door, mut frame: Bytes) -> Result<Answer, Ending> {
     }))
 }
 
-fn route(door: &Door, api: ApiKey, header: &RequestHeader, body: Bytes) -> Result<Answer, Ending> {
+fn route(door: &Door, peer: SocketAddr, api: ApiKey, header: &RequestHeader, body: Bytes) -> Result<Answer, Ending> {
     match api {
         ApiKey::Produce => produce::begin(door, header, body),
         ApiKey::Fetch => answer(door, header, body, fetch::answer),
@@ -113,19 +137,21 @@ fn route(door: &Door, api: ApiKey, header: &RequestHeader, body: Bytes) -> Resul
         ApiKey::DescribeCluster => answer(door, header, body, describe_cluster::answer),
         ApiKey::DescribeProducers => answer(door, header, body, describe_producers::answer),
         ApiKey::DescribeTopicPartitions => answer(door, header, body, describe_topic_partitions::answer),
-        ApiKey::FindCoordinator
-        | ApiKey::OffsetCommit
-        | ApiKey::OffsetFetch
-        | ApiKey::JoinGroup
-        | ApiKey::Heartbeat
-        | ApiKey::LeaveGroup
-        | ApiKey::SyncGroup
-        | ApiKey::DescribeGroups
-        | ApiKey::ListGroups
-        | ApiKey::DeleteGroups
-        | ApiKey::OffsetDelete => {
-            Err(WireError::Unsupported { api_key: header.api_key, version: header.version }.into())
+        ApiKey::FindCoordinator => answer(door, header, body, find_coordinator::answer),
+        ApiKey::JoinGroup => {
+            let client =
+                join_group::Client { id: header.client_id.clone().unwrap_or_default(), host: peer.ip().to_string() };
+            answer(door, header, body, |door, version, request| join_group::answer(door, version, request, client))
         }
+        ApiKey::SyncGroup => answer(door, header, body, sync_group::answer),
+        ApiKey::Heartbeat => answer(door, header, body, heartbeat::answer),
+        ApiKey::LeaveGroup => answer(door, header, body, leave_group::answer),
+        ApiKey::OffsetCommit => answer(door, header, body, offset_commit::answer),
+        ApiKey::OffsetFetch => answer(door, header, body, offset_fetch::answer),
+        ApiKey::OffsetDelete => answer(door, header, body, offset_delete::answer),
+        ApiKey::DescribeGroups => answer(door, header, body, describe_groups::answer),
+        ApiKey::ListGroups => answer(door, header, body, list_groups::answer),
+        ApiKey::DeleteGroups => answer(door, header, body, delete_groups::answer),
     }
 }
 

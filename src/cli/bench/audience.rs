@@ -4,6 +4,7 @@ use super::{
     Bench, CliError, Round, histogram, http1::Connection, process::Process, produce, subscriber::Subscriber,
     subscriber::Transport,
 };
+use crate::sys::Sys;
 use std::{
     io,
     sync::{
@@ -103,7 +104,9 @@ impl Plan {
 pub struct Audience {
     deliveries: Arc<Deliveries>,
     subscribers: JoinSet<io::Result<()>>,
-    publisher: Connection,
+    sys: Sys,
+    /// Made anew for each round: a server closes one that is silent for long, as while others connect.
+    publisher: Option<Connection>,
     one: Vec<Vec<u8>>,
     many: Vec<Vec<u8>>,
     sent: usize,
@@ -152,9 +155,9 @@ impl Audience {
         tokio::time::sleep(SETTLING).await;
         let after = target.resident_bytes();
         let idle_bytes = after.zip(before).map(|(after, before)| after.saturating_sub(before) / u64::from(plan.size));
-        let publisher = Connection::open(&bench.sys, &target.address).await.map_err(failed)?;
         let (one, many) = (plan.requests(&target.address, 1), plan.requests(&target.address, plan.batch));
-        Ok(Self { deliveries, subscribers, publisher, one, many, sent: 0, plan, idle_bytes })
+        let sys = bench.sys.clone();
+        Ok(Self { deliveries, subscribers, sys, publisher: None, one, many, sent: 0, plan, idle_bytes })
     }
 
     /// Subscribers.
@@ -174,6 +177,8 @@ impl Audience {
 
     /// Publishes singly, and times the way to the last; then as fast as it goes for a while, and counts.
     pub async fn round(&mut self, target: &Process, duration: Duration) -> Result<Round, CliError> {
+        let publisher = Connection::open(&self.sys, &target.address).await;
+        self.publisher = Some(publisher.map_err(|e| CliError::failed(format!("publishing: {e}")))?);
         let each = self.plan.deliveries();
         let mut latency = histogram();
         for _ in 0..SINGLES {
@@ -205,7 +210,8 @@ impl Audience {
         let requests = if many { &self.many } else { &self.one };
         self.sent += 1;
         let mut body = Vec::new();
-        match self.publisher.exchange(&requests[self.sent % requests.len()], &mut body).await {
+        let publisher = self.publisher.as_mut().expect("a round opens it");
+        match publisher.exchange(&requests[self.sent % requests.len()], &mut body).await {
             Ok(200..300) => Ok(()),
             Ok(status) => {
                 Err(CliError::failed(format!("publishing: status {status}: {}", String::from_utf8_lossy(&body))))

@@ -1,12 +1,75 @@
 """One group of four clients on one topic: members join, leave and die, and no record is skipped."""
 
+import base64
+import json
 import threading
 import time
+import urllib.error
+import urllib.request
 
 from clients import Member, Producer, Record, check, equal, eventually
 from scenario_records import create
 
 PARTITIONS, RATE = 6, 100
+
+
+class HttpMember:
+    """A member of the group through the HTTP door, behind what `Member` shows."""
+
+    def __init__(self, url, topic, group, name, on_record):
+        self.at, self.topic, self.on_record = f"{url}/v1/groups/{group}/members/{name}", topic, on_record
+        self.language, self.assigned, self.count = "http", None, 0
+        self.process, self.over, self.failure = self, threading.Event(), None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _call(self, method, path="", body=None):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.at + path, data, {"content-type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def _run(self):
+        try:
+            while not self.over.is_set():
+                place = self._call("PUT", body={"topics": [self.topic], "session_timeout_ms": 6_000})
+                if place["state"] == "stable":
+                    self.assigned = {one["topic"]: one["partitions"] for one in place["assignment"]}
+                    self._read(place["epoch"])
+                else:
+                    self.over.wait(min(0.2, place["heartbeat_interval_ms"] / 1000))
+        except Exception as error:  # noqa: BLE001 - told at the end
+            self.failure = f"{error!r}: {error.read()[:300] if isinstance(error, urllib.error.HTTPError) else ''}"
+
+    def _read(self, epoch):
+        """Pages and commits, until the group shares anew (409)."""
+        cursor = None
+        try:
+            while not self.over.is_set():
+                after = f"&cursor={cursor}" if cursor else ""
+                page = self._call("GET", f"/records?epoch={epoch}&wait_ms=300&encoding=base64{after}")
+                for record in page["records"]:
+                    self.count += 1
+                    value = base64.b64decode(record["base64"])
+                    self.on_record(Record(record["topic"], value, partition=record["partition"], offset=record["offset"]))
+                cursor = page["next_cursor"]
+                if page["records"]:
+                    self._call("POST", "/commit", {"epoch": epoch, "cursor": cursor})
+        except urllib.error.HTTPError as error:
+            if error.code != 409:
+                raise
+
+    def _end(self):
+        self.over.set()
+        self.thread.join(30)
+        check("the HTTP member met no error", self.failure is None, self.failure)
+
+    def stop(self):
+        self._end()
+        self._call("DELETE")
+
+    def kill(self):
+        self._end()
 
 
 def groups(broker, tools):
@@ -21,6 +84,8 @@ def groups(broker, tools):
                 seen.setdefault((record.partition, record.offset), []).append(record.value)
             last[record.partition] = record.offset
 
+        if language == "http":
+            return HttpMember(broker.url, "work", "workers", f"web-{time.monotonic_ns()}", on_record)
         return Member(tools, language, broker.bootstrap, "work", "workers", on_record)
 
     producer = Producer(tools, "franz", broker.bootstrap)
@@ -62,6 +127,13 @@ def groups(broker, tools):
     add("librdkafka")
     add("franz")
     balanced("librdkafka and franz joined")
+    if broker.is_sluice:
+        add("http")
+        balanced("an HTTP member joined")
+        members.pop("http").process.kill()
+        balanced("the HTTP member fell silent")
+        add("http")
+        balanced("another HTTP member joined")
     members.pop("librdkafka").process.kill()
     balanced("librdkafka was killed")
     members.pop("java").process.stop()
@@ -70,6 +142,9 @@ def groups(broker, tools):
     balanced("librdkafka is back")
     members.pop("kafkajs").process.stop()
     balanced("kafkajs left")
+    if broker.is_sluice:
+        members.pop("http").process.stop()
+        balanced("the HTTP member left")
     over.set()
     thread.join()
     producer.finish_well()

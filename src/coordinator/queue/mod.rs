@@ -1,0 +1,25 @@
+//! Queues: a lease per record of a topic, acknowledged one by one.
+//!
+//! [`SharePartition`] is one queue's state over one partition, live: what is ready, leased, waiting behind its key.
+//! [`DurablePartition`] is what of it survives: the sum of its [`Delta`]s, which lie in the state topic. [`LeaseSigner`]
+//! makes the tokens by which any process, on any broker, settles a lease.
+//!
+//! **Invariant**: pure. No clock, no async, no lock, no I/O: time and records are handed in, deltas are handed out. What a
+//! settlement changed is in the delta that [`SharePartition::take_delta`] gives next; nobody is answered before it is
+//! committed.
+
+mod change;
+mod durable;
+mod history;
+mod lease;
+mod settings;
+mod share_partition;
+mod timer_wheel;
+
+pub use change::{By, Cause, Change, Delta, DeltaError, Verdict};
+pub use durable::{DurablePartition, GivenUp};
+pub use lease::{InvalidLease, LeaseRef, LeaseSigner};
+pub use settings::{Backoff, MAX_DELIVERIES, MAX_WINDOW, OnExhausted, PartitionSettings};
+pub use share_partition::{
+    Acquired, BlockedBy, Counts, GivenUpRecord, HolderState, Now, Offered, Outcome, Settlement, SharePartition, Totals,
+};

@@ -1,0 +1,551 @@
+//! One queue over one partition, live. Pure.
+//!
+//! Offsets below `start` are settled, but for the held ones; `start..end` is the window, a slot each; from `end` on the log
+//! was not looked at yet. A record waits in the window (or held) as ready, leased, delayed, blocked, parked or dead.
+//!
+//! **Invariants**
+//! - With order by key, at most one record of a key is leased, delayed or parked (its holder), and of those that are ready
+//!   the lowest offset goes first. Which of the ready ones are behind a holder is found when their turn comes: each costs
+//!   one step into the waiters and one out of them.
+//! - A record is in the heap at most once, and only while it is ready; ready ones at or above `fresh` are not in it.
+//! - Every settlement, expiry and step over `start` is in the next delta, and replaying the deltas gives what
+//!   [`SharePartition::durable`] says. Leases are not in it: who begins from it finds them ready, with the count from before.
+//! - At most `window` slots, and about `max_held` held records; what is over costs memory while it is there only.
+//!
+//! Receiving k records costs O(k + r log r) with r of them redelivered; ack, nack and extend are O(1) where nobody waits
+//! for the key. Whoever calls holds it exclusively, and calls [`SharePartition::tick`] first.
+
+mod acquire;
+mod settle;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use super::change::{By, Cause, Change, Delta};
+use super::durable::{DurablePartition, GivenUp, HeldRecord, Ranges, State as Durable};
+use super::history::History;
+use super::settings::{OnExhausted, PartitionSettings};
+use super::timer_wheel::{NONE, TimerWheel};
+pub use acquire::{Acquired, Offered};
+pub use settle::{Outcome, Settlement};
+pub use stats::{BlockedBy, Counts, GivenUpRecord, HolderState, Totals};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+
+/// The time, on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Unix time in milliseconds; it may jump.
+    pub wall_ms: i64,
+    /// Milliseconds since some moment; it never goes back. Leases and delays run by it.
+    pub monotonic_ms: i64,
+}
+
+/// How long a wait until a given Unix time goes without looking at the clock again, which may have jumped.
+const LOOK_AGAIN_MS: i64 = 5_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum State {
+    Ready,
+    Leased,
+    Delayed,
+    Blocked,
+    Parked,
+    Dead,
+    Settled,
+}
+
+/// One offset of the window.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    /// Hash of the record's key; 0 where it has none or the order is free.
+    key: u64,
+    /// The receive call that leased it last.
+    generation: u32,
+    deliveries: u16,
+    state: State,
+    keyed: bool,
+}
+
+const _: () = assert!(size_of::<Slot>() == 16);
+
+impl Slot {
+    const SETTLED: Self = Self { key: 0, generation: 0, deliveries: 0, state: State::Settled, keyed: false };
+
+    const fn key(&self) -> Option<u64> {
+        if self.keyed { Some(self.key) } else { None }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    slot: Slot,
+    timer: u32,
+}
+
+/// Until when a record is not to be delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct NotBefore {
+    /// Unix ms: what survives.
+    wall_ms: i64,
+    /// The same on the monotonic clock, where it began under this ownership as a delay and not as a time.
+    monotonic_ms: Option<i64>,
+}
+
+impl NotBefore {
+    fn is_over(&self, now: Now) -> bool {
+        match self.monotonic_ms {
+            Some(due) => now.monotonic_ms >= due,
+            None => now.wall_ms >= self.wall_ms,
+        }
+    }
+
+    /// When to look, on the monotonic clock.
+    fn look_at(&self, now: Now) -> i64 {
+        let left = self.wall_ms.saturating_sub(now.wall_ms).clamp(0, LOOK_AGAIN_MS);
+        self.monotonic_ms.unwrap_or(now.monotonic_ms + left)
+    }
+}
+
+/// The live state.
+#[derive(Debug)]
+pub struct SharePartition {
+    settings: PartitionSettings,
+    epoch: i32,
+    generation: u32,
+    start: i64,
+    /// The window, from `start`.
+    slots: VecDeque<Slot>,
+    /// The timer of each slot.
+    timers: VecDeque<u32>,
+    /// Slots from here on were never offered to a consumer under this ownership.
+    fresh: i64,
+    /// Ready offsets below `fresh`, the lowest first; one that is not ready any more is passed over.
+    ready: BinaryHeap<Reverse<i64>>,
+    held: BTreeMap<i64, Held>,
+    /// The record that holds a key.
+    holders: BTreeMap<u64, i64>,
+    /// Records behind a holder.
+    waiters: BTreeSet<(u64, i64)>,
+    not_before: BTreeMap<i64, NotBefore>,
+    given_up: BTreeMap<i64, GivenUp>,
+    /// What the log said of offsets that were not looked at again yet.
+    known: Ranges,
+    wheel: TimerWheel,
+    history: History,
+    counts: [u64; 6],
+    totals: Totals,
+    /// First offset that can be read.
+    log_start: i64,
+    /// For the next delta.
+    changes: Vec<Change>,
+}
+
+impl SharePartition {
+    /// Begins from what the log says. `epoch` is greater than that of any ownership before.
+    #[must_use]
+    pub fn new(durable: DurablePartition, settings: PartitionSettings, epoch: i32) -> Self {
+        let DurablePartition { start, known, held, given_up, history, totals } = durable;
+        let mut partition = Self {
+            settings,
+            epoch,
+            generation: 0,
+            start,
+            slots: VecDeque::new(),
+            timers: VecDeque::new(),
+            fresh: start,
+            ready: BinaryHeap::new(),
+            held: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            waiters: BTreeSet::new(),
+            not_before: BTreeMap::new(),
+            given_up,
+            known,
+            wheel: TimerWheel::default(),
+            history,
+            counts: [0; 6],
+            totals,
+            log_start: 0,
+            changes: Vec::new(),
+        };
+        for (offset, HeldRecord { state, key }) in held {
+            let slot = partition.slot_of(offset, state, key);
+            partition.count(slot.state, true);
+            if slot.state == State::Ready {
+                partition.ready.push(Reverse(offset));
+            }
+            partition.held.insert(offset, Held { slot, timer: NONE });
+        }
+        // Before any record of their key is looked at.
+        for (offset, _, state) in partition.known.iter() {
+            if let Durable::GivenUp { parked: true, key: Some(key), .. } = state {
+                partition.holders.insert(key, offset);
+            }
+        }
+        partition
+    }
+
+    /// The ownership whose leases it takes.
+    #[must_use]
+    pub const fn epoch(&self) -> i32 {
+        self.epoch
+    }
+
+    /// Takes changed settings. What was decided under the old ones stays.
+    pub fn configure(&mut self, settings: PartitionSettings) {
+        self.settings = settings;
+    }
+
+    /// What changed since the last call; `None` if nothing that must survive.
+    pub fn take_delta(&mut self) -> Option<Delta> {
+        if self.changes.is_empty() {
+            return None;
+        }
+        Some(Delta { epoch: self.epoch, start: self.start, changes: std::mem::take(&mut self.changes) })
+    }
+
+    /// What a crash right now, with every delta so far committed, would leave.
+    #[must_use]
+    pub fn durable(&self) -> DurablePartition {
+        let mut durable = DurablePartition::new(self.start);
+        let mut changes = Vec::new();
+        for (&offset, held) in &self.held {
+            changes.push(Change::Held { offset, key: held.slot.key() });
+            changes.extend(self.durable_change(offset, &held.slot));
+        }
+        for (offset, slot) in (self.start..).zip(&self.slots) {
+            changes.extend(self.durable_change(offset, slot));
+        }
+        durable.apply(&Delta { epoch: 0, start: self.start, changes });
+        self.known.iter().for_each(|(from, to, state)| durable.known.set(from, to, state));
+        durable.given_up.clone_from(&self.given_up);
+        durable.history.clone_from(&self.history);
+        durable.totals = self.totals;
+        durable
+    }
+
+    fn durable_change(&self, offset: i64, slot: &Slot) -> Option<Change> {
+        let (from, to) = (offset, offset + 1);
+        match slot.state {
+            State::Settled => Some(Change::Settled { from, to, cause: Cause::Acked, by: None }),
+            State::Parked | State::Dead => {
+                let (at_ms, reason) = self.given_up.get(&offset).map_or((0, "".into()), |g| (g.at_ms, g.reason.clone()));
+                let (parked, deliveries, key) = (slot.state == State::Parked, slot.deliveries, slot.key());
+                Some(Change::GivenUp { offset, parked, deliveries, at_ms, reason, key, by: None })
+            }
+            state => {
+                // A lease's delivery counts once it is over.
+                let deliveries = slot.deliveries - u16::from(state == State::Leased);
+                let not_before_ms = self.not_before.get(&offset).map_or(0, |n| n.wall_ms);
+                let default = deliveries == 0 && not_before_ms == 0;
+                (!default).then_some(Change::Waiting { from, to, deliveries, not_before_ms, by: None })
+            }
+        }
+    }
+
+    /// Lets time pass: leases that ran out are over, delays that ended too.
+    pub fn tick(&mut self, now: Now) {
+        let mut due = Vec::new();
+        self.wheel.due(now.monotonic_ms, &mut due);
+        for offset in due {
+            let Some(slot) = self.slot(offset).copied() else { continue };
+            match slot.state {
+                State::Leased => {
+                    self.stop_timer(offset);
+                    self.give_back_or_up(offset, 0, "its lease ran out", None, now);
+                }
+                State::Delayed => self.end_delay(offset, now),
+                _ => self.stop_timer(offset),
+            }
+        }
+        self.advance();
+    }
+
+    /// A moment of the monotonic clock before which [`Self::tick`] has nothing to do.
+    #[must_use]
+    pub fn next_due_ms(&self) -> Option<i64> {
+        self.wheel.next_due_ms()
+    }
+
+    fn end_delay(&mut self, offset: i64, now: Now) {
+        match self.not_before.get(&offset) {
+            Some(wait) if !wait.is_over(now) => {
+                let timer = self.timer(offset);
+                self.wheel.postpone(timer, wait.look_at(now));
+            }
+            _ => {
+                self.stop_timer(offset);
+                self.make_ready(offset);
+                self.release_key(offset);
+            }
+        }
+    }
+
+    // ---- a record's place -----------------------------------------------------------------------------------------
+
+    fn end(&self) -> i64 {
+        self.start + self.slots.len() as i64
+    }
+
+    fn slot(&self, offset: i64) -> Option<&Slot> {
+        if offset < self.start {
+            return self.held.get(&offset).map(|held| &held.slot);
+        }
+        self.slots.get(usize::try_from(offset - self.start).ok()?)
+    }
+
+    fn slot_mut(&mut self, offset: i64) -> Option<&mut Slot> {
+        if offset < self.start {
+            return self.held.get_mut(&offset).map(|held| &mut held.slot);
+        }
+        self.slots.get_mut(usize::try_from(offset - self.start).ok()?)
+    }
+
+    fn timer(&self, offset: i64) -> u32 {
+        if offset < self.start {
+            return self.held.get(&offset).map_or(NONE, |held| held.timer);
+        }
+        usize::try_from(offset - self.start).ok().and_then(|i| self.timers.get(i).copied()).unwrap_or(NONE)
+    }
+
+    fn set_timer(&mut self, offset: i64, timer: u32) {
+        let place = if offset < self.start {
+            self.held.get_mut(&offset).map(|held| &mut held.timer)
+        } else {
+            usize::try_from(offset - self.start).ok().and_then(|i| self.timers.get_mut(i))
+        };
+        if let Some(place) = place {
+            *place = timer;
+        }
+    }
+
+    fn stop_timer(&mut self, offset: i64) {
+        self.wheel.remove(self.timer(offset));
+        self.set_timer(offset, NONE);
+    }
+
+    fn count(&mut self, state: State, up: bool) {
+        if state != State::Settled {
+            let count = &mut self.counts[state as usize];
+            *count = if up { *count + 1 } else { *count - 1 };
+        }
+    }
+
+    fn set_state(&mut self, offset: i64, state: State) {
+        let Some(slot) = self.slot_mut(offset) else { return };
+        let before = std::mem::replace(&mut slot.state, state);
+        self.count(before, false);
+        self.count(state, true);
+        if state == State::Settled && offset < self.start {
+            self.held.remove(&offset);
+        }
+    }
+
+    /// A slot as the log says.
+    fn slot_of(&mut self, offset: i64, state: Durable, key: Option<u64>) -> Slot {
+        let key = key.filter(|_| self.settings.order_by_key);
+        let slot = Slot { key: key.unwrap_or(0), keyed: key.is_some(), ..Slot::SETTLED };
+        match state {
+            Durable::Settled => slot,
+            Durable::Waiting { deliveries, not_before_ms } => {
+                if not_before_ms > 0 {
+                    self.not_before.insert(offset, NotBefore { wall_ms: not_before_ms, monotonic_ms: None });
+                }
+                Slot { state: State::Ready, deliveries, ..slot }
+            }
+            Durable::GivenUp { parked, deliveries, .. } => {
+                if parked && let Some(key) = key {
+                    self.holders.insert(key, offset);
+                }
+                Slot { state: if parked { State::Parked } else { State::Dead }, deliveries, ..slot }
+            }
+        }
+    }
+
+    // ---- what waits -------------------------------------------------------------------------------------------------
+
+    /// Puts a record (below `fresh`) among the ready ones.
+    fn make_ready(&mut self, offset: i64) {
+        self.set_state(offset, State::Ready);
+        self.ready.push(Reverse(offset));
+    }
+
+    /// Its key is free: the first that waits behind it is ready.
+    fn release_key(&mut self, offset: i64) {
+        let Some(key) = self.slot(offset).and_then(Slot::key) else { return };
+        self.release(key, offset);
+    }
+
+    fn release(&mut self, key: u64, offset: i64) {
+        if self.holders.get(&key) != Some(&offset) {
+            return;
+        }
+        self.holders.remove(&key);
+        if let Some(&(_, next)) = self.waiters.range((key, i64::MIN)..=(key, i64::MAX)).next() {
+            self.waiters.remove(&(key, next));
+            self.make_ready(next);
+        }
+    }
+
+    /// After a delivery that did not succeed: ready again after the delay, or given up.
+    fn give_back_or_up(&mut self, offset: i64, delay_ms: i64, reason: &str, by: Option<By>, now: Now) {
+        let Some(slot) = self.slot(offset).copied() else { return };
+        if offset < self.log_start {
+            // There is nothing to deliver any more.
+            self.settle(offset, Cause::Lost, by);
+        } else if slot.deliveries >= self.settings.max_deliveries {
+            self.give_up(offset, reason, by, now);
+        } else {
+            self.wait(offset, delay_ms, by, now);
+        }
+    }
+
+    fn wait(&mut self, offset: i64, delay_ms: i64, by: Option<By>, now: Now) {
+        let deliveries = self.slot(offset).map_or(0, |slot| slot.deliveries);
+        let mut not_before_ms = 0;
+        if delay_ms > 0 {
+            let due = now.monotonic_ms.saturating_add(delay_ms);
+            // 0 would be: at once.
+            not_before_ms = now.wall_ms.saturating_add(delay_ms).max(1);
+            self.not_before.insert(offset, NotBefore { wall_ms: not_before_ms, monotonic_ms: Some(due) });
+            self.delay(offset, due, now);
+        } else {
+            self.not_before.remove(&offset);
+            self.make_ready(offset);
+            self.release_key(offset);
+        }
+        self.note(Change::Waiting { from: offset, to: offset + 1, deliveries, not_before_ms, by });
+    }
+
+    /// It holds its key until its time comes.
+    fn delay(&mut self, offset: i64, look_at_ms: i64, now: Now) {
+        self.set_state(offset, State::Delayed);
+        let timer = self.wheel.insert(offset, look_at_ms, now.wall_ms);
+        self.set_timer(offset, timer);
+        if let Some(key) = self.slot(offset).and_then(Slot::key) {
+            self.holders.insert(key, offset);
+        }
+    }
+
+    fn give_up(&mut self, offset: i64, reason: &str, by: Option<By>, now: Now) {
+        let Some(slot) = self.slot(offset).copied() else { return };
+        let parked = match self.settings.on_exhausted {
+            OnExhausted::Skip => return self.settle(offset, Cause::Skipped, by),
+            OnExhausted::ParkKey => slot.keyed,
+            OnExhausted::Dead => false,
+        };
+        self.not_before.remove(&offset);
+        let reason = cut(reason, super::durable::MAX_REASON);
+        let given_up = GivenUp { at_ms: now.wall_ms, reason: reason.into() };
+        self.note(Change::GivenUp {
+            offset,
+            parked,
+            deliveries: slot.deliveries,
+            at_ms: given_up.at_ms,
+            reason: given_up.reason.clone(),
+            key: slot.key(),
+            by,
+        });
+        self.given_up.insert(offset, given_up);
+        self.set_state(offset, if parked { State::Parked } else { State::Dead });
+        if !parked {
+            self.release_key(offset);
+        }
+    }
+
+    /// Nothing more is to be done about it.
+    fn settle(&mut self, offset: i64, cause: Cause, by: Option<By>) {
+        self.totals.add(cause, 1);
+        self.note(Change::Settled { from: offset, to: offset + 1, cause, by });
+        self.stop_timer(offset);
+        self.not_before.remove(&offset);
+        self.given_up.remove(&offset);
+        let key = self.slot(offset).and_then(Slot::key);
+        self.set_state(offset, State::Settled);
+        if let Some(key) = key {
+            self.waiters.remove(&(key, offset));
+            self.release(key, offset);
+        }
+    }
+
+    /// Adds to the next delta, and to the history; neighbours become one range.
+    fn note(&mut self, change: Change) {
+        let by = match &change {
+            Change::Settled { from, to, by, .. } | Change::Waiting { from, to, by, .. } => by.map(|by| (by, *from, *to)),
+            Change::GivenUp { offset, by, .. } => by.map(|by| (by, *offset, offset + 1)),
+            Change::Held { .. } => None,
+        };
+        if let Some((by, from, to)) = by {
+            self.history.add(self.epoch, by, from, to);
+        }
+        match (self.changes.last_mut(), &change) {
+            (
+                Some(Change::Settled { to: end, cause: c, by: b, .. }),
+                Change::Settled { from, to, cause, by },
+            ) if end == from && c == cause && b == by => *end = *to,
+            (
+                Some(Change::Waiting { to: end, deliveries: d, not_before_ms: n, by: b, .. }),
+                Change::Waiting { from, to, deliveries, not_before_ms, by },
+            ) if end == from && d == deliveries && n == not_before_ms && b == by => *end = *to,
+            _ => self.changes.push(change),
+        }
+    }
+
+    // ---- the window -------------------------------------------------------------------------------------------------
+
+    /// Moves the start over what is settled, and where the window gets narrow also over what may take long.
+    fn advance(&mut self) {
+        while let Some(front) = self.slots.front().copied() {
+            let narrow = self.slots.len() * 2 >= self.settings.window as usize;
+            let full = self.slots.len() >= self.settings.window as usize;
+            let leaves = match front.state {
+                State::Settled => true,
+                State::Delayed | State::Blocked | State::Parked | State::Dead => narrow,
+                // One that is worked on for long must not stop all the others.
+                State::Leased => full,
+                State::Ready => false,
+            };
+            if !leaves || self.start >= self.fresh {
+                break;
+            }
+            if front.state != State::Settled {
+                self.hold_front(front);
+            }
+            self.drop_front();
+        }
+        // A front that nobody was offered yet may be settled too: by what the log said, or a hole.
+        while self.start >= self.fresh && self.slots.front().is_some_and(|slot| slot.state == State::Settled) {
+            self.drop_front();
+        }
+        self.fresh = self.fresh.max(self.start);
+    }
+
+    fn hold_front(&mut self, front: Slot) {
+        let timer = self.timers.front().copied().unwrap_or(NONE);
+        self.note_held(self.start, &front);
+        self.held.insert(self.start, Held { slot: front, timer });
+    }
+
+    fn note_held(&mut self, offset: i64, slot: &Slot) {
+        self.note(Change::Held { offset, key: slot.key() });
+        // A time that the record itself names is not known from a delta yet.
+        if let Some(wait) = self.not_before.get(&offset)
+            && wait.monotonic_ms.is_none()
+        {
+            let (deliveries, not_before_ms) =
+                (slot.deliveries - u16::from(slot.state == State::Leased), wait.wall_ms);
+            self.note(Change::Waiting { from: offset, to: offset + 1, deliveries, not_before_ms, by: None });
+        }
+    }
+
+    fn drop_front(&mut self) {
+        self.slots.pop_front();
+        self.timers.pop_front();
+        self.start += 1;
+    }
+}
+
+fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}

@@ -8,9 +8,4 @@
 
 mod error;
 pub mod group;
-pub mod runtime;
-#[cfg(test)]
-pub(crate) mod sim_tests;
-
-pub use error::CoordinatorError;
-pub use runtime::{CoordinatorRuntime, Now, Outcome, ReplyToken, StateMachine, partition_for_name};
+pub mod queue;

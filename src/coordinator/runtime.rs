@@ -37,6 +37,14 @@ pub struct Now {
     pub wall_ms: i64,
 }
 
+impl Now {
+    /// The monotonic time in milliseconds.
+    #[must_use]
+    pub const fn monotonic_ms(&self) -> i64 {
+        self.monotonic.as_millis() as i64
+    }
+}
+
 /// Names a command whose reply is owed. Each is answered once, in the same step or in a later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReplyToken(u64);

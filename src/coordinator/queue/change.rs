@@ -341,9 +341,11 @@ mod tests {
                 cause,
                 by
             }),
-            (at(), 1..9999i64, any::<u16>(), any::<i64>(), by()).prop_map(|(from, n, deliveries, not_before_ms, by)| {
-                Change::Waiting { from, to: from + n, deliveries, not_before_ms, by }
-            }),
+            (at(), 1..9999i64, any::<u16>(), any::<i64>(), by()).prop_map(
+                |(from, n, deliveries, not_before_ms, by)| {
+                    Change::Waiting { from, to: from + n, deliveries, not_before_ms, by }
+                }
+            ),
             (at(), any::<bool>(), any::<u16>(), any::<i64>(), "\\PC{0,20}", any::<Option<u64>>(), by()).prop_map(
                 |(offset, parked, deliveries, at_ms, reason, key, by)| Change::GivenUp {
                     offset,

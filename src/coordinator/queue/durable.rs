@@ -37,7 +37,8 @@ pub(super) struct HeldRecord {
     pub(super) key: Option<u64>,
 }
 
-/// States of ranges of offsets, apart from one another, joined with neighbours of the same state.
+/// States of ranges of offsets, apart from one another, joined with neighbours of the same state; but what was given up
+/// is a range of one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Ranges(BTreeMap<i64, (i64, State)>);
 
@@ -100,14 +101,18 @@ impl Ranges {
 
     /// Puts a range where nothing is, joined with neighbours of the same state.
     fn insert(&mut self, mut from: i64, mut to: i64, state: State) {
+        // Each of those has a reason of its own.
+        let single = matches!(state, State::GivenUp { .. });
         if let Some((&before, &(end, other))) = self.0.range(..from).next_back()
             && (end, other) == (from, state)
+            && !single
         {
             self.0.remove(&before);
             from = before;
         }
         if let Some(&(end, other)) = self.0.get(&to)
             && other == state
+            && !single
         {
             self.0.remove(&to);
             to = end;

@@ -67,7 +67,10 @@ mod tests {
         assert_eq!(history.iter().len(), 2);
         assert_eq!(history.verdict(1, 7, 19), Some(Verdict::Ack));
         assert_eq!(history.verdict(1, 7, 20), Some(Verdict::Nack));
-        assert_eq!([(1, 7, 21), (1, 7, 9), (1, 8, 10), (2, 7, 10)].map(|(e, g, o)| history.verdict(e, g, o)), [None; 4]);
+        assert_eq!(
+            [(1, 7, 21), (1, 7, 9), (1, 8, 10), (2, 7, 10)].map(|(e, g, o)| history.verdict(e, g, o)),
+            [None; 4]
+        );
         for generation in 100..100 + RANGES as u32 {
             history.add(1, ack(generation), 0, 1);
         }

@@ -9,17 +9,27 @@
 //! committed.
 
 mod change;
+mod definition;
 mod durable;
 mod history;
 mod lease;
+mod machine;
+mod receives;
+mod record;
 mod settings;
 mod share_partition;
 mod timer_wheel;
 
 pub use change::{By, Cause, Change, Delta, DeltaError, Verdict};
+pub use definition::{Definition, QueueStart};
 pub use durable::{DurablePartition, GivenUp};
 pub use lease::{InvalidLease, LeaseRef, LeaseSigner};
+pub use machine::{
+    GivenUpAt, GivenUpFilter, Leased, Offer, PartitionState, QueueCommand, QueueMachine, QueueRefusal, QueueReply,
+    QueueState, Received, STATE_TOPIC, SnapshotMark, Want,
+};
+pub use receives::ReceiveTag;
 pub use settings::{Backoff, MAX_DELIVERIES, MAX_WINDOW, OnExhausted, PartitionSettings};
 pub use share_partition::{
-    Acquired, BlockedBy, Counts, GivenUpRecord, HolderState, Now, Offered, Outcome, Settlement, SharePartition, Totals,
+    Acquired, BlockedBy, Counts, GivenUpRecord, HolderState, Offered, Outcome, Settlement, SharePartition, Totals,
 };

@@ -26,20 +26,12 @@ use super::durable::{DurablePartition, GivenUp, HeldRecord, Ranges, State as Dur
 use super::history::History;
 use super::settings::{OnExhausted, PartitionSettings};
 use super::timer_wheel::{NONE, TimerWheel};
+use crate::coordinator::Now;
 pub use acquire::{Acquired, Offered};
 pub use settle::{Outcome, Settlement};
 pub use stats::{BlockedBy, Counts, GivenUpRecord, HolderState, Totals};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
-
-/// The time, on both clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// Unix time in milliseconds; it may jump.
-    pub wall_ms: i64,
-    /// Milliseconds since some moment; it never goes back. Leases and delays run by it.
-    pub monotonic_ms: i64,
-}
 
 /// How long a wait until a given Unix time goes without looking at the clock again, which may have jumped.
 const LOOK_AGAIN_MS: i64 = 5_000;
@@ -96,7 +88,7 @@ struct NotBefore {
 impl NotBefore {
     fn is_over(&self, now: Now) -> bool {
         match self.monotonic_ms {
-            Some(due) => now.monotonic_ms >= due,
+            Some(due) => now.monotonic_ms() >= due,
             None => now.wall_ms >= self.wall_ms,
         }
     }
@@ -104,7 +96,7 @@ impl NotBefore {
     /// When to look, on the monotonic clock.
     fn look_at(&self, now: Now) -> i64 {
         let left = self.wall_ms.saturating_sub(now.wall_ms).clamp(0, LOOK_AGAIN_MS);
-        self.monotonic_ms.unwrap_or(now.monotonic_ms + left)
+        self.monotonic_ms.unwrap_or(now.monotonic_ms() + left)
     }
 }
 
@@ -230,7 +222,8 @@ impl SharePartition {
         match slot.state {
             State::Settled => Some(Change::Settled { from, to, cause: Cause::Acked, by: None }),
             State::Parked | State::Dead => {
-                let (at_ms, reason) = self.given_up.get(&offset).map_or((0, "".into()), |g| (g.at_ms, g.reason.clone()));
+                let (at_ms, reason) =
+                    self.given_up.get(&offset).map_or((0, "".into()), |g| (g.at_ms, g.reason.clone()));
                 let (parked, deliveries, key) = (slot.state == State::Parked, slot.deliveries, slot.key());
                 Some(Change::GivenUp { offset, parked, deliveries, at_ms, reason, key, by: None })
             }
@@ -247,7 +240,7 @@ impl SharePartition {
     /// Lets time pass: leases that ran out are over, delays that ended too.
     pub fn tick(&mut self, now: Now) {
         let mut due = Vec::new();
-        self.wheel.due(now.monotonic_ms, &mut due);
+        self.wheel.due(now.monotonic_ms(), &mut due);
         for offset in due {
             let Some(slot) = self.slot(offset).copied() else { continue };
             match slot.state {
@@ -378,10 +371,14 @@ impl SharePartition {
     }
 
     fn release(&mut self, key: u64, offset: i64) {
-        if self.holders.get(&key) != Some(&offset) {
-            return;
+        match self.holders.get(&key) {
+            Some(&holder) if holder != offset => return,
+            Some(_) => {
+                self.holders.remove(&key);
+            }
+            // It was ready, and the next behind it.
+            None => {}
         }
-        self.holders.remove(&key);
         if let Some(&(_, next)) = self.waiters.range((key, i64::MIN)..=(key, i64::MAX)).next() {
             self.waiters.remove(&(key, next));
             self.make_ready(next);
@@ -405,7 +402,7 @@ impl SharePartition {
         let deliveries = self.slot(offset).map_or(0, |slot| slot.deliveries);
         let mut not_before_ms = 0;
         if delay_ms > 0 {
-            let due = now.monotonic_ms.saturating_add(delay_ms);
+            let due = now.monotonic_ms().saturating_add(delay_ms);
             // 0 would be: at once.
             not_before_ms = now.wall_ms.saturating_add(delay_ms).max(1);
             self.not_before.insert(offset, NotBefore { wall_ms: not_before_ms, monotonic_ms: Some(due) });
@@ -472,7 +469,9 @@ impl SharePartition {
     /// Adds to the next delta, and to the history; neighbours become one range.
     fn note(&mut self, change: Change) {
         let by = match &change {
-            Change::Settled { from, to, by, .. } | Change::Waiting { from, to, by, .. } => by.map(|by| (by, *from, *to)),
+            Change::Settled { from, to, by, .. } | Change::Waiting { from, to, by, .. } => {
+                by.map(|by| (by, *from, *to))
+            }
             Change::GivenUp { offset, by, .. } => by.map(|by| (by, *offset, offset + 1)),
             Change::Held { .. } => None,
         };
@@ -480,10 +479,11 @@ impl SharePartition {
             self.history.add(self.epoch, by, from, to);
         }
         match (self.changes.last_mut(), &change) {
-            (
-                Some(Change::Settled { to: end, cause: c, by: b, .. }),
-                Change::Settled { from, to, cause, by },
-            ) if end == from && c == cause && b == by => *end = *to,
+            (Some(Change::Settled { to: end, cause: c, by: b, .. }), Change::Settled { from, to, cause, by })
+                if end == from && c == cause && b == by =>
+            {
+                *end = *to
+            }
             (
                 Some(Change::Waiting { to: end, deliveries: d, not_before_ms: n, by: b, .. }),
                 Change::Waiting { from, to, deliveries, not_before_ms, by },
@@ -533,8 +533,7 @@ impl SharePartition {
         if let Some(wait) = self.not_before.get(&offset)
             && wait.monotonic_ms.is_none()
         {
-            let (deliveries, not_before_ms) =
-                (slot.deliveries - u16::from(slot.state == State::Leased), wait.wall_ms);
+            let (deliveries, not_before_ms) = (slot.deliveries - u16::from(slot.state == State::Leased), wait.wall_ms);
             self.note(Change::Waiting { from: offset, to: offset + 1, deliveries, not_before_ms, by: None });
         }
     }

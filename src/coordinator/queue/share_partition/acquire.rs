@@ -69,11 +69,11 @@ impl SharePartition {
         let known = self.known.get(offset);
         let state = known.unwrap_or(Durable::Waiting { deliveries: 0, not_before_ms: 0 });
         let slot = self.slot_of(offset, state, record.key);
-        if slot.state == State::Ready
-            && slot.deliveries == 0
+        // Of what the log speaks of, it also says when: what was redriven is not to wait again.
+        if known.is_none()
             && let Some(wall_ms) = record.deliver_at_ms.filter(|at| *at > now.wall_ms)
         {
-            self.not_before.entry(offset).or_insert(NotBefore { wall_ms, monotonic_ms: None });
+            self.not_before.insert(offset, NotBefore { wall_ms, monotonic_ms: None });
         }
         self.push(slot);
     }
@@ -187,7 +187,7 @@ impl SharePartition {
             attempt = slot.deliveries;
         }
         self.set_state(offset, State::Leased);
-        let timer = self.wheel.insert(offset, now.monotonic_ms.saturating_add(lease_ms), now.wall_ms);
+        let timer = self.wheel.insert(offset, now.monotonic_ms().saturating_add(lease_ms), now.wall_ms);
         self.set_timer(offset, timer);
         if let Some(key) = self.slot(offset).and_then(Slot::key) {
             self.holders.insert(key, offset);

@@ -79,9 +79,9 @@ impl SharePartition {
     /// An extension never shortens.
     fn extend(&mut self, offset: i64, lease_ms: i64, now: Now) -> Outcome {
         let timer = self.timer(offset);
-        let due = self.wheel.due_ms(timer).max(now.monotonic_ms.saturating_add(lease_ms));
+        let due = self.wheel.due_ms(timer).max(now.monotonic_ms().saturating_add(lease_ms));
         self.wheel.postpone(timer, due);
-        Outcome::Extended(now.wall_ms.saturating_add(due - now.monotonic_ms))
+        Outcome::Extended(now.wall_ms.saturating_add(due - now.monotonic_ms()))
     }
 
     /// Whether a lease is held now.
@@ -97,7 +97,7 @@ impl SharePartition {
         if !self.holds(lease) {
             return None;
         }
-        let left = self.wheel.due_ms(self.timer(lease.offset)) - now.monotonic_ms;
+        let left = self.wheel.due_ms(self.timer(lease.offset)) - now.monotonic_ms();
         Some(super::Acquired {
             offset: lease.offset,
             generation: lease.generation,

@@ -117,6 +117,18 @@ impl SharePartition {
         counts
     }
 
+    /// How many are ready.
+    #[must_use]
+    pub const fn counts_ready(&self) -> u64 {
+        self.counts[State::Ready as usize]
+    }
+
+    /// The window or the held set is full, so that nothing new is taken from the log.
+    #[must_use]
+    pub fn is_narrow(&self) -> bool {
+        self.slots.len() >= self.settings.window as usize || self.is_held_full()
+    }
+
     /// Records settled since the queue was made.
     #[must_use]
     pub const fn totals(&self) -> Totals {
@@ -187,11 +199,12 @@ impl SharePartition {
     /// Dead letters and parked records above an offset, in order.
     pub fn given_up(&self, after: i64) -> impl Iterator<Item = GivenUpRecord<'_>> {
         self.given_up.range(after.saturating_add(1)..).filter_map(|(&offset, given_up)| {
-            let (parked, deliveries) = match (self.slot(offset).filter(|slot| slot.is_given_up()), self.known.get(offset)) {
-                (Some(slot), _) => (slot.state == State::Parked, slot.deliveries),
-                (None, Some(Durable::GivenUp { parked, deliveries, .. })) => (parked, deliveries),
-                _ => return None,
-            };
+            let (parked, deliveries) =
+                match (self.slot(offset).filter(|slot| slot.is_given_up()), self.known.get(offset)) {
+                    (Some(slot), _) => (slot.state == State::Parked, slot.deliveries),
+                    (None, Some(Durable::GivenUp { parked, deliveries, .. })) => (parked, deliveries),
+                    _ => return None,
+                };
             Some(GivenUpRecord { offset, parked, deliveries, given_up, gone: offset < self.log_start })
         })
     }

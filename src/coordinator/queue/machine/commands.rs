@@ -1,0 +1,602 @@
+//! What may be asked of a queue, and how it is done.
+
+use super::journal::Entity;
+use super::{MAX_QUEUES, Queue, QueueMachine, record};
+use crate::coordinator::queue::definition::Definition;
+use crate::coordinator::queue::durable::DurablePartition;
+use crate::coordinator::queue::lease::LeaseRef;
+use crate::coordinator::queue::receives::{ReceiveTag, Receives};
+use crate::coordinator::queue::share_partition::{
+    Acquired, BlockedBy, Counts, Offered, Outcome as Settled, Settlement, SharePartition, Totals,
+};
+use crate::coordinator::{Now, Outcome};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Keys that [`PartitionState::blocked_by`] names, of each partition.
+const BLOCKED_BY: usize = 10;
+
+/// A command. Each names its queue.
+#[derive(Debug, Clone)]
+pub enum QueueCommand {
+    /// Makes a queue, or changes it.
+    Put {
+        /// Its name.
+        name: String,
+        /// Its identity, random, if it is new.
+        id: u64,
+        /// What it is to be.
+        definition: Definition,
+        /// Where it begins in each partition, if it is new.
+        starts: Vec<i64>,
+    },
+    /// Deletes a queue.
+    Delete(String),
+    /// The names of all queues.
+    List,
+    /// What a queue is, without counting.
+    Find(String),
+    /// How a queue is.
+    Describe(String),
+    /// Takes records in and leases some.
+    Receive {
+        /// The queue.
+        queue: String,
+        /// Records at most.
+        max: usize,
+        /// How long they are leased, ms; the queue's own time if not said.
+        lease_ms: Option<i64>,
+        /// Makes a resend free.
+        tag: Option<ReceiveTag>,
+        /// Every partition of the topic with its log start.
+        log_starts: Vec<(i32, i64)>,
+        /// Records of the log that [`Received::wants`] asked for.
+        offers: Vec<Offer>,
+    },
+    /// Leases that came to nothing.
+    Return {
+        /// The queue.
+        queue: String,
+        /// Never sent to a consumer.
+        unsent: Vec<LeaseRef>,
+        /// Their record is not in the log any more.
+        gone: Vec<LeaseRef>,
+    },
+    /// Settles or extends leases.
+    Settle {
+        /// The queue.
+        queue: String,
+        /// In this order, but the results are in the order given.
+        settlements: Vec<(LeaseRef, Settlement)>,
+    },
+    /// Dead letters and parked records, in the order of partition and offset.
+    GivenUp {
+        /// The queue.
+        queue: String,
+        /// After this one.
+        after: Option<(i32, i64)>,
+        /// How many at most.
+        limit: usize,
+    },
+    /// Redrives or discards dead letters and parked records.
+    EndGivenUp {
+        /// The queue.
+        queue: String,
+        /// Which.
+        filter: GivenUpFilter,
+        /// Deliver them again, or settle them for good.
+        redrive: bool,
+    },
+}
+
+/// Records of the log for one partition.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset that was looked at.
+    pub from: i64,
+    /// After the last.
+    pub to: i64,
+    /// What is there, in order.
+    pub records: Vec<Offered>,
+}
+
+/// Which of the records that were given up; all that fit every condition.
+#[derive(Debug, Clone, Default)]
+pub struct GivenUpFilter {
+    /// In this partition.
+    pub partition: Option<i32>,
+    /// These (partition, offset).
+    pub records: Option<BTreeSet<(i32, i64)>>,
+    /// Parked ones, or dead ones.
+    pub parked: Option<bool>,
+    /// With this reason.
+    pub reason: Option<String>,
+}
+
+/// Why a queue does not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueueRefusal {
+    /// There is none of this name.
+    #[error("there is no queue '{0}'")]
+    UnknownQueue(String),
+    /// The field can not be changed.
+    #[error("the queue exists with another `{0}`, which can not be changed; use another name, or delete it first")]
+    Conflict(&'static str),
+    /// There are as many as there may be.
+    #[error("there are too many queues; delete some first")]
+    TooManyQueues,
+    /// The Idempotency-Key was used for another call.
+    #[error("this Idempotency-Key was used for another request; use a new key for a new request")]
+    IdempotencyConflict,
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub enum QueueReply {
+    /// It was not done.
+    Refused(QueueRefusal),
+    /// The queue was made (true), or changed.
+    Put(bool),
+    /// Done.
+    Done,
+    /// Names.
+    Queues(Vec<String>),
+    /// What the queue is.
+    Found(u64, Arc<Definition>),
+    /// How the queue is.
+    Described(Box<QueueState>),
+    /// What was leased.
+    Received(Received),
+    /// One each, and whether others may find something to do now.
+    Settled(Vec<Settled>, bool),
+    /// What was given up.
+    GivenUp(Vec<GivenUpAt>),
+    /// How many it were.
+    Ended(usize),
+}
+
+/// What a receive gives.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// The leases.
+    pub leases: Vec<Leased>,
+    /// Partitions that have nothing left to lease, with where their log should be looked at next.
+    pub wants: Vec<Want>,
+    /// When something may be ready without anybody's doing, monotonic.
+    pub next_due: Option<Duration>,
+    /// They are those of an earlier call under the same Idempotency-Key.
+    pub replayed: bool,
+}
+
+/// One lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leased {
+    /// What it is over.
+    pub lease: LeaseRef,
+    /// Which delivery it is, from 1.
+    pub attempt: u16,
+    /// Until when, Unix ms.
+    pub leased_until_ms: i64,
+}
+
+/// A partition that wants records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Want {
+    /// Which.
+    pub partition: i32,
+    /// From this offset on.
+    pub from: i64,
+    /// How many at most.
+    pub room: usize,
+}
+
+/// A queue's state.
+#[derive(Debug, Clone)]
+pub struct QueueState {
+    /// Its identity.
+    pub id: u64,
+    /// What it is.
+    pub definition: Arc<Definition>,
+    /// By partition.
+    pub partitions: Vec<PartitionState>,
+}
+
+/// The state over one partition.
+#[derive(Debug, Clone)]
+pub struct PartitionState {
+    /// Which.
+    pub partition: i32,
+    /// Records by what they wait for, of those that were looked at.
+    pub counts: Counts,
+    /// Settled so far.
+    pub totals: Totals,
+    /// The first offset that was not looked at yet.
+    pub looked_at: i64,
+    /// How many from there on are known not to be ready.
+    pub settled_ahead: u64,
+    /// Below it all is settled or held.
+    pub start: i64,
+    /// The lowest offset that is ready; `None`: to be looked for from `looked_at`.
+    pub oldest_ready: Option<i64>,
+    /// Too many are held.
+    pub held_full: bool,
+    /// Keys behind which most records wait.
+    pub blocked_by: Vec<BlockedBy>,
+}
+
+/// A record that was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUpAt {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// It blocks its key.
+    pub parked: bool,
+    /// Deliveries.
+    pub attempts: u16,
+    /// When, Unix ms.
+    pub at_ms: i64,
+    /// Why.
+    pub reason: String,
+    /// Its record was removed.
+    pub gone: bool,
+}
+
+impl QueueMachine {
+    pub(super) fn execute(&mut self, command: QueueCommand, now: Now, out: &mut Outcome<Self>) -> QueueReply {
+        let done = match command {
+            QueueCommand::Put { name, id, definition, starts } => self.put(name, id, definition, &starts, out),
+            QueueCommand::Delete(name) => self.delete(&name, out),
+            QueueCommand::List => Ok(QueueReply::Queues(self.queues.keys().cloned().collect())),
+            QueueCommand::Find(name) => self.find(&name).map(|q| QueueReply::Found(q.id, q.definition.clone())),
+            QueueCommand::Describe(name) => self.describe(&name, now, out),
+            QueueCommand::Receive { queue, max, lease_ms, tag, log_starts, offers } => {
+                let asked = (max, lease_ms, tag);
+                self.receive(&queue, asked, &log_starts, &offers, now, out)
+            }
+            QueueCommand::Return { queue, unsent, gone } => self.take_back(&queue, &unsent, &gone, now, out),
+            QueueCommand::Settle { queue, settlements } => self.settle(&queue, &settlements, now, out),
+            QueueCommand::GivenUp { queue, after, limit } => self.given_up(&queue, after, limit),
+            QueueCommand::EndGivenUp { queue, filter, redrive } => {
+                self.end_given_up(&queue, &filter, redrive, now, out)
+            }
+        };
+        if let Some(entity) = self.journal.neglected() {
+            self.rewrite(entity, out);
+        }
+        done.unwrap_or_else(QueueReply::Refused)
+    }
+
+    fn find(&self, name: &str) -> Result<&Queue, QueueRefusal> {
+        self.queues.get(name).ok_or_else(|| QueueRefusal::UnknownQueue(name.to_owned()))
+    }
+
+    fn find_mut(&mut self, name: &str) -> Result<&mut Queue, QueueRefusal> {
+        self.queues.get_mut(name).ok_or_else(|| QueueRefusal::UnknownQueue(name.to_owned()))
+    }
+
+    fn put(
+        &mut self,
+        name: String,
+        id: u64,
+        definition: Definition,
+        starts: &[i64],
+        out: &mut Outcome<Self>,
+    ) -> Result<QueueReply, QueueRefusal> {
+        let count = self.queues.len();
+        if let Some(queue) = self.queues.get_mut(&name) {
+            if let Some(field) = queue.definition.conflict(&definition) {
+                return Err(QueueRefusal::Conflict(field));
+            }
+            if *queue.definition != definition {
+                queue.partitions.values_mut().for_each(|p| p.configure(definition.settings));
+                let records = vec![record::defined(queue.id, &name, &definition)];
+                queue.definition = Arc::new(definition);
+                self.journal.write(Entity::Queue(queue.id), records, out);
+            }
+            return Ok(QueueReply::Put(false));
+        }
+        if count >= MAX_QUEUES {
+            return Err(QueueRefusal::TooManyQueues);
+        }
+        self.journal.write(Entity::Queue(id), vec![record::defined(id, &name, &definition)], out);
+        let (partitions, receives) = (BTreeMap::new(), Receives::default());
+        let queue = Queue { id, definition: Arc::new(definition), partitions, receives, next: 0 };
+        self.queues.insert(name.clone(), queue);
+        for (partition, start) in (0..).zip(starts) {
+            self.begin(&name, partition, *start, out);
+        }
+        Ok(QueueReply::Put(true))
+    }
+
+    /// A partition's state begins.
+    fn begin(&mut self, name: &str, partition: i32, start: i64, out: &mut Outcome<Self>) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let durable = DurablePartition::new(start);
+        let mut bytes = Vec::new();
+        durable.encode(&mut bytes);
+        let records = record::snapshot(queue.id, partition, &bytes);
+        self.journal.write(Entity::Partition(queue.id, partition), records, out);
+        queue.partitions.insert(partition, SharePartition::new(durable, queue.definition.settings, self.epoch));
+    }
+
+    fn delete(&mut self, name: &str, out: &mut Outcome<Self>) -> Result<QueueReply, QueueRefusal> {
+        let id = self.find(name)?.id;
+        self.queues.remove(name);
+        self.journal.forget(id);
+        out.record(record::deleted(id));
+        Ok(QueueReply::Done)
+    }
+
+    /// Writes what changed in a partition.
+    fn flush(&mut self, name: &str, partition: i32, out: &mut Outcome<Self>) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let Some(share) = queue.partitions.get_mut(&partition) else { return };
+        if let Some(delta) = share.take_delta()
+            && self.journal.write_delta(queue.id, partition, &delta, out)
+        {
+            let id = queue.id;
+            self.rewrite(Entity::Partition(id, partition), out);
+        }
+    }
+
+    /// Writes something whole.
+    pub(super) fn rewrite(&mut self, entity: Entity, out: &mut Outcome<Self>) {
+        let id = match entity {
+            Entity::Epoch => return self.journal.write_epoch(self.epoch, out),
+            Entity::Queue(id) | Entity::Partition(id, _) => id,
+        };
+        let Some((name, queue)) = self.queues.iter().find(|(_, queue)| queue.id == id) else { return };
+        let records = match entity {
+            Entity::Partition(_, partition) => {
+                let Some(share) = queue.partitions.get(&partition) else { return };
+                let mut bytes = Vec::new();
+                share.durable().encode(&mut bytes);
+                record::snapshot(id, partition, &bytes)
+            }
+            Entity::Queue(_) | Entity::Epoch => vec![record::defined(id, name, &queue.definition)],
+        };
+        self.journal.write(entity, records, out);
+    }
+
+    fn receive(
+        &mut self,
+        name: &str,
+        (max, lease_ms, tag): (usize, Option<i64>, Option<ReceiveTag>),
+        log_starts: &[(i32, i64)],
+        offers: &[Offer],
+        now: Now,
+        out: &mut Outcome<Self>,
+    ) -> Result<QueueReply, QueueRefusal> {
+        let known = &self.find(name)?.partitions;
+        let new: Vec<_> = log_starts.iter().filter(|(p, _)| !known.contains_key(p)).copied().collect();
+        for (partition, log_start) in new {
+            // A partition that was added later is read from its first record.
+            self.begin(name, partition, log_start, out);
+        }
+        let queue = self.find_mut(name)?;
+        for (partition, log_start) in log_starts {
+            let Some(share) = queue.partitions.get_mut(partition) else { continue };
+            share.tick(now);
+            share.log_start_moved(*log_start);
+        }
+        for Offer { partition, from, to, records } in offers {
+            if let Some(share) = queue.partitions.get_mut(partition) {
+                share.offer(*from, *to, records, now);
+            }
+        }
+        let received = queue.lease(max, lease_ms, tag, now);
+        let touched: Vec<i32> = queue.partitions.keys().copied().collect();
+        for partition in touched {
+            self.flush(name, partition, out);
+        }
+        received.map(QueueReply::Received)
+    }
+
+    fn take_back(
+        &mut self,
+        name: &str,
+        unsent: &[LeaseRef],
+        gone: &[LeaseRef],
+        now: Now,
+        out: &mut Outcome<Self>,
+    ) -> Result<QueueReply, QueueRefusal> {
+        let queue = self.find_mut(name)?;
+        let mut touched = BTreeSet::new();
+        for (lease, is_gone) in unsent.iter().map(|l| (l, false)).chain(gone.iter().map(|l| (l, true))) {
+            let Some(share) = queue.held(lease) else { continue };
+            share.tick(now);
+            if is_gone {
+                share.gone(lease.offset, lease.generation);
+            } else {
+                share.give_back(lease.offset, lease.generation);
+            }
+            touched.insert(lease.partition);
+        }
+        for partition in touched {
+            self.flush(name, partition, out);
+        }
+        Ok(QueueReply::Done)
+    }
+
+    fn settle(
+        &mut self,
+        name: &str,
+        settlements: &[(LeaseRef, Settlement)],
+        now: Now,
+        out: &mut Outcome<Self>,
+    ) -> Result<QueueReply, QueueRefusal> {
+        let queue = self.find_mut(name)?;
+        // By offset, so that neighbours become one range of the delta.
+        let mut order: Vec<usize> = (0..settlements.len()).collect();
+        order.sort_by_key(|i| settlements[*i].0);
+        let mut outcomes = vec![Settled::Lost; settlements.len()];
+        let (mut touched, mut wake) = (BTreeSet::new(), false);
+        for i in order {
+            let (lease, settlement) = &settlements[i];
+            if lease.queue != queue.id {
+                continue;
+            }
+            let Some(share) = queue.partitions.get_mut(&lease.partition) else { continue };
+            if touched.insert(lease.partition) {
+                share.tick(now);
+            }
+            let before = (share.counts_ready(), share.is_narrow());
+            outcomes[i] = share.settle_lease(*lease, settlement, now);
+            wake |= share.counts_ready() > before.0 || (before.1 && !share.is_narrow());
+        }
+        for partition in touched {
+            self.flush(name, partition, out);
+        }
+        Ok(QueueReply::Settled(outcomes, wake))
+    }
+
+    fn given_up(&self, name: &str, after: Option<(i32, i64)>, limit: usize) -> Result<QueueReply, QueueRefusal> {
+        let queue = self.find(name)?;
+        let (from, after) = after.map_or((i32::MIN, -1), |(partition, offset)| (partition, offset));
+        let mut all = Vec::new();
+        for (&partition, share) in queue.partitions.range(from..) {
+            let after = if partition == from { after } else { -1 };
+            all.extend(share.given_up(after).take(limit - all.len()).map(|g| GivenUpAt {
+                partition,
+                offset: g.offset,
+                parked: g.parked,
+                attempts: g.deliveries,
+                at_ms: g.given_up.at_ms,
+                reason: g.given_up.reason.to_string(),
+                gone: g.gone,
+            }));
+        }
+        Ok(QueueReply::GivenUp(all))
+    }
+
+    fn end_given_up(
+        &mut self,
+        name: &str,
+        filter: &GivenUpFilter,
+        redrive: bool,
+        now: Now,
+        out: &mut Outcome<Self>,
+    ) -> Result<QueueReply, QueueRefusal> {
+        let queue = self.find_mut(name)?;
+        let (mut touched, mut ended) = (Vec::new(), 0);
+        for (&partition, share) in &mut queue.partitions {
+            share.tick(now);
+            let fits = |offset: i64, parked: bool, reason: &str| {
+                filter.partition.is_none_or(|p| p == partition)
+                    && filter.records.as_ref().is_none_or(|r| r.contains(&(partition, offset)))
+                    && filter.parked.is_none_or(|p| p == parked)
+                    && filter.reason.as_deref().is_none_or(|r| r == reason)
+            };
+            let chosen: Vec<i64> =
+                share.given_up(-1).filter(|g| fits(g.offset, g.parked, &g.given_up.reason)).map(|g| g.offset).collect();
+            for offset in chosen {
+                let done = if redrive { share.redrive(offset) } else { share.discard(offset) };
+                ended += usize::from(done);
+            }
+            touched.push(partition);
+        }
+        for partition in touched {
+            self.flush(name, partition, out);
+        }
+        Ok(QueueReply::Ended(ended))
+    }
+
+    fn describe(&mut self, name: &str, now: Now, out: &mut Outcome<Self>) -> Result<QueueReply, QueueRefusal> {
+        let queue = self.find_mut(name)?;
+        let mut partitions = Vec::with_capacity(queue.partitions.len());
+        for (&partition, share) in &mut queue.partitions {
+            share.tick(now);
+            let (looked_at, settled_ahead) = share.looked_at();
+            partitions.push(PartitionState {
+                partition,
+                counts: share.counts(),
+                totals: share.totals(),
+                looked_at,
+                settled_ahead,
+                start: share.start_offset(),
+                oldest_ready: share.oldest_ready(),
+                held_full: share.is_held_full(),
+                blocked_by: share.blocked_by(BLOCKED_BY),
+            });
+        }
+        let state = QueueState { id: queue.id, definition: queue.definition.clone(), partitions };
+        let touched: Vec<i32> = queue.partitions.keys().copied().collect();
+        for partition in touched {
+            self.flush(name, partition, out);
+        }
+        Ok(QueueReply::Described(Box::new(state)))
+    }
+}
+
+impl Queue {
+    fn held(&mut self, lease: &LeaseRef) -> Option<&mut SharePartition> {
+        let share = self.partitions.get_mut(&lease.partition)?;
+        (lease.queue == self.id && share.holds(*lease)).then_some(share)
+    }
+
+    fn lease_ref(&self, partition: i32, acquired: &Acquired, epoch: i32) -> Leased {
+        let Acquired { offset, generation, attempt, leased_until_ms } = *acquired;
+        let lease = LeaseRef { queue: self.id, partition, offset, generation, epoch };
+        Leased { lease, attempt, leased_until_ms }
+    }
+
+    fn lease(
+        &mut self,
+        max: usize,
+        lease_ms: Option<i64>,
+        tag: Option<ReceiveTag>,
+        now: Now,
+    ) -> Result<Received, QueueRefusal> {
+        if let Some(tag) = tag
+            && let Some(leases) = self.leased_before(tag, now)?
+        {
+            return Ok(Received { leases, wants: Vec::new(), next_due: None, replayed: true });
+        }
+        let lease_ms = lease_ms.unwrap_or(self.definition.lease_ms);
+        let mut leases = Vec::new();
+        let first = self.next;
+        let order: Vec<i32> =
+            self.partitions.range(first..).chain(self.partitions.range(..first)).map(|(p, _)| *p).collect();
+        for partition in &order {
+            let Some(share) = self.partitions.get_mut(partition) else { continue };
+            let acquired = share.acquire(max - leases.len(), lease_ms, now);
+            let epoch = share.epoch();
+            leases.extend(acquired.iter().map(|a| self.lease_ref(*partition, a, epoch)));
+            if leases.len() >= max {
+                // The one after it is next.
+                self.next = partition + 1;
+                break;
+            }
+        }
+        if let Some(tag) = tag.filter(|_| !leases.is_empty()) {
+            self.receives.put(tag, leases.iter().map(|l| l.lease).collect());
+        }
+        let mut wants = Vec::new();
+        for (&partition, share) in &mut self.partitions {
+            wants.extend(share.wants().map(|(from, room)| Want { partition, from, room }));
+        }
+        let next_due = self.partitions.values().filter_map(SharePartition::next_due_ms).min();
+        let next_due = next_due.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs()));
+        Ok(Received { leases, wants, next_due, replayed: false })
+    }
+
+    /// What of an earlier call under the same Idempotency-Key is still held.
+    fn leased_before(&self, tag: ReceiveTag, now: Now) -> Result<Option<Vec<Leased>>, QueueRefusal> {
+        let Some((request, leases)) = self.receives.get(&tag.key) else { return Ok(None) };
+        if request != tag.request {
+            return Err(QueueRefusal::IdempotencyConflict);
+        }
+        let held = leases.iter().filter_map(|lease| {
+            let share = self.partitions.get(&lease.partition)?;
+            let acquired = share.held_lease(*lease, now)?;
+            Some(self.lease_ref(lease.partition, &acquired, share.epoch()))
+        });
+        let held: Vec<_> = held.collect();
+        Ok((!held.is_empty()).then_some(held))
+    }
+}

@@ -1,0 +1,230 @@
+//! Commands in, records and replies out; and what a replay of the records gives.
+
+use super::*;
+use crate::coordinator::queue::definition::QueueStart;
+use crate::coordinator::queue::lease::LeaseRef;
+use crate::coordinator::queue::settings::PartitionSettings;
+use crate::coordinator::queue::share_partition::{Offered, Outcome as Settled, Settlement};
+use crate::coordinator::queue::{ReceiveTag, Totals};
+use crate::types::{LeaderEpoch, TopicId, TopicName};
+use std::time::Duration;
+
+fn now(ms: u64) -> Now {
+    Now { monotonic: Duration::from_millis(ms), wall_ms: 1_700_000_000_000 + ms.cast_signed() }
+}
+
+fn definition() -> Definition {
+    Definition {
+        topic: TopicName::new("jobs").unwrap(),
+        topic_id: TopicId::from_random([7; 16]),
+        start: QueueStart::Earliest,
+        lease_ms: 30_000,
+        settings: PartitionSettings::default(),
+    }
+}
+
+/// A machine with the log that it writes.
+struct Bench {
+    machine: QueueMachine,
+    log: Vec<StoredRecord>,
+    log_start: usize,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::load(Vec::new(), 0)
+    }
+
+    /// What a broker makes of the log.
+    fn load(log: Vec<StoredRecord>, log_start: usize) -> Self {
+        let mut machine = QueueMachine::new();
+        log[log_start..].iter().for_each(|record| machine.replay(record.clone()));
+        let mut bench = Self { machine, log, log_start };
+        let mut out = Outcome::default();
+        bench.machine.loaded(now(0), &mut out);
+        bench.append(out);
+        bench
+    }
+
+    fn restart(self) -> Self {
+        Self::load(self.log, self.log_start)
+    }
+
+    fn append(&mut self, mut out: Outcome<QueueMachine>) {
+        let base = self.log.len();
+        for record in std::mem::take(&mut out.records) {
+            let offset = Offset::new(self.log.len() as i64);
+            let (key, value, headers) = (record.key, record.value, record.headers);
+            let leader_epoch = LeaderEpoch::new(1);
+            self.log.push(StoredRecord { offset, leader_epoch, timestamp_ms: 0, key, value, headers });
+        }
+        let mut next = Outcome::default();
+        for (index, mark) in std::mem::take(&mut out.marks) {
+            self.machine.committed(mark, Offset::new((base + index) as i64), now(0), &mut next);
+        }
+        self.log_start = out.prune_before.map_or(self.log_start, |before| before.get() as usize);
+        self.log_start = next.prune_before.map_or(self.log_start, |before| before.get() as usize);
+        if !next.records.is_empty() {
+            self.append(next);
+        }
+    }
+
+    fn ask(&mut self, at: u64, command: QueueCommand) -> QueueReply {
+        let mut out = Outcome::default();
+        self.machine.handle(command, ReplyToken::new(1), now(at), &mut out);
+        let (_, reply) = out.replies.pop().unwrap();
+        self.append(out);
+        reply
+    }
+
+    fn put(&mut self, name: &str, definition: Definition) -> QueueReply {
+        self.ask(0, QueueCommand::Put { name: name.to_owned(), id: 77, definition, starts: vec![0, 0] })
+    }
+
+    fn receive(&mut self, at: u64, max: usize, offers: Vec<Offer>, tag: Option<ReceiveTag>) -> QueueReply {
+        let log_starts = vec![(0, 0), (1, 0)];
+        self.ask(at, QueueCommand::Receive { queue: "q".to_owned(), max, lease_ms: None, tag, log_starts, offers })
+    }
+
+    fn received(&mut self, at: u64, max: usize, offers: Vec<Offer>) -> Vec<LeaseRef> {
+        match self.receive(at, max, offers, None) {
+            QueueReply::Received(received) => received.leases.into_iter().map(|l| l.lease).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn settle(&mut self, at: u64, leases: &[LeaseRef], settlement: &Settlement) -> Vec<Settled> {
+        let settlements = leases.iter().map(|lease| (*lease, settlement.clone())).collect();
+        match self.ask(at, QueueCommand::Settle { queue: "q".to_owned(), settlements }) {
+            QueueReply::Settled(outcomes, _) => outcomes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn totals(&mut self) -> Totals {
+        match self.ask(0, QueueCommand::Describe("q".to_owned())) {
+            QueueReply::Described(state) => state.partitions[0].totals,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn offer(from: i64, to: i64) -> Vec<Offer> {
+    let records = (from..to).map(|offset| Offered { offset, key: None, deliver_at_ms: None }).collect();
+    vec![Offer { partition: 0, from, to, records }]
+}
+
+#[test]
+fn a_queue_is_made_once_and_changed_in_what_may_change() {
+    let mut bench = Bench::new();
+    assert!(matches!(bench.put("q", definition()), QueueReply::Put(true)));
+    assert!(matches!(bench.put("q", definition()), QueueReply::Put(false)));
+    let longer = Definition { lease_ms: 60_000, ..definition() };
+    assert!(matches!(bench.put("q", longer.clone()), QueueReply::Put(false)));
+    for (field, other) in [
+        ("topic", Definition { topic_id: TopicId::from_random([8; 16]), ..definition() }),
+        ("start", Definition { start: QueueStart::Latest, ..definition() }),
+        (
+            "order",
+            Definition { settings: PartitionSettings { order_by_key: true, ..definition().settings }, ..definition() },
+        ),
+    ] {
+        let refused = bench.put("q", other);
+        assert!(matches!(refused, QueueReply::Refused(QueueRefusal::Conflict(f)) if f == field), "{refused:?}");
+    }
+    let mut again = bench.restart();
+    match again.ask(0, QueueCommand::Find("q".to_owned())) {
+        QueueReply::Found(77, found) => assert_eq!(*found, longer),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(again.ask(0, QueueCommand::Delete("q".to_owned())), QueueReply::Done));
+    let mut again = again.restart();
+    let gone = again.ask(0, QueueCommand::Find("q".to_owned()));
+    assert!(matches!(gone, QueueReply::Refused(QueueRefusal::UnknownQueue(_))), "{gone:?}");
+}
+
+#[test]
+fn what_was_settled_never_comes_again_and_the_rest_does() {
+    let mut bench = Bench::new();
+    bench.put("q", definition());
+    let leases = bench.received(1, 4, offer(0, 10));
+    assert_eq!(leases.iter().map(|l| l.offset).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert_eq!(bench.settle(2, &leases[1..3], &Settlement::Ack), [Settled::Settled; 2]);
+    let mut bench = bench.restart();
+    let again = bench.received(3, 100, offer(0, 10));
+    assert_eq!(again.iter().map(|l| l.offset).collect::<Vec<_>>(), [0, 3, 4, 5, 6, 7, 8, 9]);
+    // The old leases: the same verdict as before is known, anything else is lost.
+    assert_eq!(bench.settle(4, &leases[..2], &Settlement::Ack), [Settled::Lost, Settled::AlreadySettled]);
+    assert_eq!(bench.settle(4, &leases[1..2], &Settlement::Reject { reason: String::new() }), [Settled::Lost]);
+    let foreign = LeaseRef { queue: 78, ..again[0] };
+    let elsewhere = LeaseRef { partition: 9, ..again[0] };
+    assert_eq!(bench.settle(4, &[foreign, elsewhere, again[0]], &Settlement::Ack)[..2], [Settled::Lost; 2]);
+    assert_eq!(bench.totals().acked, 3);
+}
+
+#[test]
+fn an_idempotency_key_gives_the_leases_that_are_held() {
+    let mut bench = Bench::new();
+    bench.put("q", definition());
+    let tag = Some(ReceiveTag { key: [1; 16], request: [2; 16] });
+    let of = |reply| match reply {
+        QueueReply::Received(received) => (received.leases, received.replayed),
+        other => panic!("{other:?}"),
+    };
+    let (first, replayed) = of(bench.receive(1, 3, offer(0, 10), tag));
+    assert!(first.len() == 3 && !replayed);
+    assert_eq!(of(bench.receive(2, 3, Vec::new(), tag)), (first.clone(), true));
+    bench.settle(3, &[first[1].lease], &Settlement::Ack);
+    let (rest, _) = of(bench.receive(4, 3, Vec::new(), tag));
+    assert_eq!(rest.iter().map(|l| l.lease.offset).collect::<Vec<_>>(), [0, 2]);
+    let conflict = bench.receive(5, 3, Vec::new(), tag.map(|t| ReceiveTag { request: [9; 16], ..t }));
+    assert!(matches!(conflict, QueueReply::Refused(QueueRefusal::IdempotencyConflict)), "{conflict:?}");
+    // None is held any more: it receives anew.
+    bench.settle(6, &[rest[0].lease, rest[1].lease], &Settlement::Ack);
+    let (new, replayed) = of(bench.receive(7, 3, Vec::new(), tag));
+    assert!(!replayed);
+    assert_eq!(new.iter().map(|l| l.lease.offset).collect::<Vec<_>>(), [3, 4, 5]);
+}
+
+#[test]
+fn the_log_is_pruned_and_what_is_left_is_enough() {
+    let mut bench = Bench::new();
+    bench.put("q", definition());
+    // A second queue that nobody touches: it must not hold the log back for ever.
+    bench.ask(0, QueueCommand::Put { name: "idle".to_owned(), id: 5, definition: definition(), starts: vec![3] });
+    let mut next = 0;
+    for round in 0..15_000 {
+        let offers = if next % 100 == 0 { offer(next, next + 100) } else { Vec::new() };
+        let leases = bench.received(round, 1, offers);
+        assert_eq!(leases[0].offset, next);
+        next += 1;
+        bench.settle(round, &leases, &Settlement::Ack);
+        if round == 7_777 {
+            bench = bench.restart();
+            bench.received(round, 0, offer(next, (next / 100 + 1) * 100));
+        }
+    }
+    assert!(bench.log_start > 5_000, "{} of {}", bench.log_start, bench.log.len());
+    let mut bench = bench.restart();
+    assert_eq!(bench.totals().acked, 15_000);
+    assert_eq!(bench.received(20_000, 1, offer(next, next + 1))[0].offset, next);
+    match bench.ask(0, QueueCommand::Describe("idle".to_owned())) {
+        QueueReply::Described(state) => assert_eq!((state.id, state.partitions[0].start), (5, 3)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_snapshot_that_was_cut_by_a_power_failure_does_not_count() {
+    let mut bench = Bench::new();
+    bench.put("q", definition());
+    let leases = bench.received(1, 5, offer(0, 10));
+    bench.settle(2, &leases, &Settlement::Ack);
+    // Two of three parts were stored.
+    let bytes = vec![9; (256 << 10) * 2 + 1];
+    let mut out = Outcome::default();
+    record::snapshot(77, 0, &bytes).into_iter().take(2).for_each(|record| out.record(record));
+    bench.append(out);
+    let mut bench = bench.restart();
+    assert_eq!(bench.totals().acked, 5);
+}

@@ -4,7 +4,7 @@
 //! what was taken is written.
 
 use crate::config::ServerConfig;
-use crate::engine::{Engine, EngineSettings, GroupSettings, RoutedEngine};
+use crate::engine::{Engine, EngineSettings, GroupSettings, LeaseSigner, RoutedEngine};
 use crate::http::{self, AppState};
 use crate::kafka;
 use crate::log::{LogConfig, LogError, LogManager, LogSettings};
@@ -148,6 +148,7 @@ impl Server {
             auto_create_topics: config.auto_create_topics,
             groups: group_settings(&config),
             group_partitions: config.groups.partitions,
+            leases: LeaseSigner::new(&folder.identity().secret),
         };
         let replicas = Arc::new(ReplicaManager::new(config.node_id, logs.clone()));
         let engine = RoutedEngine::start(sys.clone(), settings, metadata.clone(), replicas, view.clone()).await;

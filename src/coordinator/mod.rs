@@ -9,3 +9,9 @@
 mod error;
 pub mod group;
 pub mod queue;
+pub mod runtime;
+#[cfg(test)]
+pub(crate) mod sim_tests;
+
+pub use error::CoordinatorError;
+pub use runtime::{CoordinatorRuntime, Now, Outcome, ReplyToken, StateMachine, partition_for_name};

@@ -1,6 +1,7 @@
 //! Why the engine did not do what was asked.
 
 use crate::coordinator::group::GroupError;
+use crate::coordinator::queue::QueueRefusal;
 use crate::types::{LogEndOffset, LogStartOffset, PartitionId, TopicName};
 
 /// What a failed request may have left behind.
@@ -109,6 +110,9 @@ pub enum EngineError {
     /// A consumer group's refusal.
     #[error("{0}")]
     Group(#[from] GroupError),
+    /// A queue's refusal.
+    #[error("{0}")]
+    Queue(#[from] QueueRefusal),
     /// Another broker coordinates the group or queue, or none does now.
     #[error("this broker does not coordinate that now; try again")]
     NotCoordinator,
@@ -153,6 +157,7 @@ impl EngineError {
             | Self::IdempotencyInFlight
             | Self::PartitionOffline { .. } => true,
             Self::UnknownTopic(_)
+            | Self::Queue(_)
             | Self::UnknownPartition { .. }
             | Self::TopicExists(_)
             | Self::InternalTopic(_)
@@ -183,6 +188,7 @@ impl EngineError {
             | Self::CoordinatorNotAvailable(_) => SideEffects::Unknown,
             Self::NoLeader(_)
             | Self::Group(_)
+            | Self::Queue(_)
             | Self::ViewNotReady(_)
             | Self::NotEnoughReplicas { .. }
             | Self::RejectedWithRequest

@@ -10,6 +10,7 @@ mod groups;
 mod idempotency;
 mod internal;
 mod produce;
+mod queues;
 mod request;
 mod routed;
 mod topics;
@@ -21,10 +22,19 @@ pub use crate::coordinator::group::{
     JoinedMember, LeaveGroup, LeavingMember, MemberDescription, Membership, OffsetToCommit, SyncGroup, SyncedGroup,
     http_member_id,
 };
+pub use crate::coordinator::queue::{
+    Backoff, Counts as QueueCounts, Definition as QueueDefinition, GivenUpFilter, HolderState, LeaseSigner,
+    MAX_DELIVERIES, OnExhausted, PartitionSettings as QueueSettings, QueueRefusal, QueueStart, ReceiveTag,
+    SettleOutcome, Settlement, Totals as QueueTotals,
+};
 pub use crate::log::ProducerSummary;
 pub use error::{EngineError, RecordError, SideEffects};
 pub use groups::{GroupPosition, Groups};
 pub use produce::check_record;
+pub use queues::{
+    BlockedKey, GivenUpMessage, QueueDescription, QueueMessage, QueuePartition, QueueToPut, Queues, ReceiveRequest,
+    ReceivedMessages,
+};
 pub use request::{
     Acks, AlterTopic, BrokerInfo, ClusterInfo, CreateTopic, EpochEnd, FetchRequest, FetchResponse, IdempotencyTag,
     OffsetSpec, PartitionDescription, ProduceBatch, ProduceReceipt, ProduceRequest, ProducedBatch, ProducedRecord,
@@ -150,6 +160,16 @@ pub trait Engine: Send + Sync + 'static {
     /// [`EngineError::Unsupported`] where there are none.
     fn groups(&self) -> Result<&dyn Groups, EngineError> {
         Err(EngineError::Unsupported("consumer groups"))
+    }
+
+    // ---- queues -------------------------------------------------------------------------------------------------
+
+    /// Queues.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] where there are none.
+    fn queues(&self) -> Result<&dyn Queues, EngineError> {
+        Err(EngineError::Unsupported("queues"))
     }
 
     // ---- the broker ---------------------------------------------------------------------------------------------

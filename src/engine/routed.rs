@@ -5,9 +5,10 @@ use super::batches::ProducerIds;
 use super::catalog::Catalog;
 use super::groups::{GroupCoordinators, Groups};
 use super::produce::Producing;
+use super::queues::{QueueCoordinators, Queues};
 use super::{
     AlterTopic, Answer, BrokerInfo, ClusterInfo, CreateTopic, Engine, EngineError, EpochEnd, FetchRequest,
-    FetchResponse, GroupSettings, OffsetSpec, ProduceBatch, ProduceReceipt, ProduceRequest, ProducedBatch,
+    FetchResponse, GroupSettings, LeaseSigner, OffsetSpec, ProduceBatch, ProduceReceipt, ProduceRequest, ProducedBatch,
     ProducerSummary, RecordError, SnapshotPage, TimestampSpec, TopicDescription, TopicInfo, Truncation, ViewSnapshot,
 };
 use crate::log::LogError;
@@ -48,6 +49,8 @@ pub struct EngineSettings {
     pub groups: GroupSettings,
     /// Partitions of the internal topic of groups, where it is made.
     pub group_partitions: i32,
+    /// Signs the leases of queues.
+    pub leases: LeaseSigner,
 }
 
 /// A broker's engine.
@@ -60,6 +63,7 @@ pub struct RoutedEngine {
     producing: Producing,
     pub(super) groups: GroupCoordinators,
     pub(super) producer_ids: ProducerIds,
+    pub(super) queues: QueueCoordinators,
     catalog: ArcSwap<Catalog>,
     /// The metadata version that [`Self::follow`] has acted on.
     applied: watch::Sender<u64>,
@@ -76,8 +80,10 @@ impl RoutedEngine {
         view: Arc<LatestView>,
     ) -> Arc<Self> {
         let groups = GroupCoordinators::new(sys.clone(), settings.groups.clone(), settings.group_partitions);
+        let queues = QueueCoordinators::new(sys.clone(), settings.leases.clone());
         let engine = Arc::new(Self {
             groups,
+            queues,
             sys,
             settings,
             metadata,
@@ -120,6 +126,7 @@ impl RoutedEngine {
     /// Stops the coordinators. The doors are closed by then.
     pub fn stop_coordinators(&self) {
         self.groups.stop();
+        self.queues.stop();
     }
 
     pub(super) fn catalog(&self) -> Arc<Catalog> {
@@ -131,6 +138,7 @@ impl RoutedEngine {
         let next = self.catalog.load().next(&image, &self.settings.defaults);
         let complete = self.replicas.apply(next.assignments()).await;
         self.groups.act_on(&image, &self.replicas);
+        self.queues.act_on(&image, &self.replicas);
         // After the replicas: a topic that a door can see can be written.
         let before = self.catalog.swap(Arc::new(next));
         if before.topics().any(|entry| image.topic(entry.info.id).is_none()) {
@@ -379,6 +387,10 @@ impl Engine for RoutedEngine {
     }
 
     fn groups(&self) -> Result<&dyn Groups, EngineError> {
+        Ok(self)
+    }
+
+    fn queues(&self) -> Result<&dyn Queues, EngineError> {
         Ok(self)
     }
 

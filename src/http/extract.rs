@@ -29,6 +29,20 @@ impl FromRequestParts<AppState> for TopicPath {
     }
 }
 
+/// The `{queue}` of the path.
+#[derive(Debug, Clone)]
+pub struct QueuePath(pub String);
+
+impl FromRequestParts<AppState> for QueuePath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let PathPart(name) = PathPart::of(parts, state, "queue").await?;
+        validate_name(&name).map_err(|e| Problem::invalid_name(format!("queue: {e}")))?;
+        Ok(Self(name))
+    }
+}
+
 /// The `{topic}`, `{partition}` and `{offset}` of a record's permalink.
 #[derive(Debug, Clone)]
 pub struct RecordPath {

@@ -123,6 +123,7 @@ fn complete() -> Value {
         { "name": "topics", "description": "Named groups of partitions" },
         { "name": "produce", "description": "Storing records" },
         { "name": "read", "description": "Reading records in pages, and single ones" },
+        { "name": "queues", "description": "A lease per message, acknowledged one by one" },
         { "name": "streaming", "description": "Streams in and out; generated clients may leave them out" },
         { "name": "groups", "description": "Consumer groups: sharing a topic's partitions, and remembering how far they were read" },
         { "name": "operations", "description": "The server itself" },

@@ -7,7 +7,7 @@
 
 use super::api::group_members::{MembershipState, TopicPartitions};
 use crate::{
-    engine::{EngineError, GroupError, ProducedRecord, RecordError, SideEffects},
+    engine::{EngineError, GroupError, ProducedRecord, QueueRefusal, RecordError, SideEffects},
     http::trace,
     session::{SessionError, cursor::CursorError},
 };
@@ -61,7 +61,7 @@ pub struct Body {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = "4bf92f3577b34da6a3ce929d0e0e4736")]
     pub trace_id: Option<String>,
-    /// For batches: what became of each record, in the order of the request.
+    /// For batches: what became of each record or lease, in the order of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub results: Option<Vec<RecordOutcome>>,
@@ -114,7 +114,7 @@ impl From<SideEffects> for Effects {
     }
 }
 
-/// What became of one record of a batch that failed.
+/// What became of one record, or one lease, of a request that failed.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct RecordOutcome {
     /// Its place in the request, from 0.
@@ -134,6 +134,10 @@ pub struct RecordOutcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 0)]
     pub timestamp_ms: Option<i64>,
+    /// Until when the lease holds, Unix time in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0)]
+    pub leased_until_ms: Option<i64>,
     /// Why not, for programs: the code of a problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -164,6 +168,14 @@ pub enum OutcomeStatus {
     Invalid,
     /// Nothing is wrong with it, but another record was refused, so it was not tried.
     NotStored,
+    /// The lease is settled as asked.
+    Settled,
+    /// The same was said of the same lease before.
+    AlreadySettled,
+    /// The lease holds longer.
+    Extended,
+    /// The lease was not held any more.
+    Lost,
 }
 
 impl Problem {
@@ -318,6 +330,7 @@ impl Problem {
             partition: None,
             offset: None,
             timestamp_ms: None,
+            leased_until_ms: None,
             code: Some(self.0.code.clone()),
             detail: Some(self.0.detail.clone()),
             retryable: Some(self.0.retryable),
@@ -347,6 +360,7 @@ impl RecordOutcome {
             partition: None,
             offset: None,
             timestamp_ms: None,
+            leased_until_ms: None,
             code: None,
             detail: None,
             retryable: None,
@@ -374,6 +388,26 @@ fn code_value(code: &str) -> HeaderValue {
 }
 
 /// The one mapping from the engine's errors.
+/// A queue's refusal.
+fn queue_problem(error: &QueueRefusal) -> Problem {
+    use QueueRefusal as Q;
+    let text = || error.to_string();
+    match error {
+        Q::UnknownQueue(_) => Problem::new(StatusCode::NOT_FOUND, "unknown-queue", "There is no such queue", text()),
+        Q::TopicDeleted(..) => {
+            Problem::new(StatusCode::NOT_FOUND, "unknown-topic", "The queue's topic was deleted", text())
+        }
+        Q::Conflict(_) => {
+            Problem::new(StatusCode::CONFLICT, "queue-exists", "The queue exists with another setting", text())
+        }
+        Q::TooManyQueues => Problem::new(StatusCode::CONFLICT, "too-many-queues", "There are too many queues", text()),
+        Q::InvalidLeases(which) => unprocessable("invalid-lease", "That is no lease", text()).with_results(
+            which.iter().map(|index| RecordOutcome::not_stored(*index, OutcomeStatus::Invalid)).collect(),
+        ),
+        Q::IdempotencyConflict => Problem::from(&EngineError::IdempotencyConflict),
+    }
+}
+
 /// A group's refusal.
 fn group_problem(error: &GroupError) -> Problem {
     use GroupError as G;
@@ -452,6 +486,7 @@ impl From<&EngineError> for Problem {
                 unavailable("partition-offline", "The partition is offline", detail)
             }
             E::Group(refusal) => group_problem(refusal),
+            E::Queue(refusal) => queue_problem(refusal),
             E::NotCoordinator => unavailable("no-coordinator", "Nobody coordinates this now", text()),
             E::CoordinatorNotAvailable(reason) => {
                 tracing::warn!(reason, "a request met a coordinator that is not available");

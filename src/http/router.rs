@@ -57,6 +57,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .merge(api::ingest::routes())
         .merge(api::records::routes())
         .merge(api::stream::routes())
+        .merge(api::queues::routes())
         .merge(api::ws::routes())
         .merge(api::groups::routes())
         .merge(api::operations::routes())

@@ -46,6 +46,13 @@ pub struct LeaseSigner {
     outer: Sha256,
 }
 
+/// Without the key.
+impl std::fmt::Debug for LeaseSigner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LeaseSigner")
+    }
+}
+
 impl LeaseSigner {
     /// With a key made of the cluster's secret.
     #[must_use]

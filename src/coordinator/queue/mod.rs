@@ -31,5 +31,6 @@ pub use machine::{
 pub use receives::ReceiveTag;
 pub use settings::{Backoff, MAX_DELIVERIES, MAX_WINDOW, OnExhausted, PartitionSettings};
 pub use share_partition::{
-    Acquired, BlockedBy, Counts, GivenUpRecord, HolderState, Offered, Outcome, Settlement, SharePartition, Totals,
+    Acquired, BlockedBy, Counts, GivenUpRecord, HolderState, Offered, Outcome as SettleOutcome, Settlement,
+    SharePartition, Totals,
 };

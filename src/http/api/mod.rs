@@ -7,6 +7,8 @@ pub mod ingest;
 pub mod latest;
 pub mod operations;
 pub mod produce;
+pub mod queues;
+pub mod queues_dead;
 pub mod read_parameters;
 pub mod records;
 pub mod records_post;

@@ -5,7 +5,7 @@
 
 use crate::{
     engine::{
-        Acks, EngineError, IdempotencyTag, ProduceReceipt, ProduceRequest, ProducedRecord, RecordError,
+        Acks, EngineError, IdempotencyTag, ProduceReceipt, ProduceRequest, ProducedRecord, ReceiveTag, RecordError,
         RecordToProduce, TaggedContent, TopicInfo,
     },
     http::{
@@ -169,6 +169,17 @@ impl IdempotencyKey {
         let mut hash = Sha256::new();
         records.iter().for_each(|record| feed_record(&mut hash, record));
         IdempotencyTag { key: self.0, content: TaggedContent::Request(half(hash)) }
+    }
+
+    /// What goes to the engine for a receive call.
+    #[must_use]
+    pub fn for_receive(self, queue: &str, max: usize, max_bytes: u64, lease_ms: Option<i64>) -> ReceiveTag {
+        let mut hash = Sha256::new();
+        feed(&mut hash, queue.as_bytes());
+        for number in [max as u64, max_bytes, lease_ms.map_or(0, i64::unsigned_abs)] {
+            hash.update(number.to_le_bytes());
+        }
+        ReceiveTag { key: self.0, request: half(hash) }
     }
 
     /// What goes to the engine for some records of a stream; the first has this number.

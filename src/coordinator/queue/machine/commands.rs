@@ -128,6 +128,12 @@ pub enum QueueRefusal {
     /// There are as many as there may be.
     #[error("there are too many queues; delete some first")]
     TooManyQueues,
+    /// Its topic is no more.
+    #[error("the topic '{1}' of queue '{0}' was deleted; delete the queue too, or make it anew under another name")]
+    TopicDeleted(String, String),
+    /// These (their places in the request) are no leases of this cluster. Nothing was done.
+    #[error("{} of the leases are none of this cluster; send the `lease` of each message as it came. Nothing was settled", .0.len())]
+    InvalidLeases(Vec<usize>),
     /// The Idempotency-Key was used for another call.
     #[error("this Idempotency-Key was used for another request; use a new key for a new request")]
     IdempotencyConflict,

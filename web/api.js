@@ -80,3 +80,22 @@ export const describeGroup = (group, signal) => call(`/v1/groups/${encodeURIComp
 
 /** The cluster, as this server sees it. */
 export const cluster = (signal) => call("/v1/cluster", { signal });
+
+const queuePath = (queue, below = "") => `/v1/queues/${encodeURIComponent(queue)}${below}`;
+
+/** Every queue with its counts. */
+export const listQueues = async (signal) => (await call("/v1/queues", { signal })).queues;
+
+/** One queue. */
+export const describeQueue = (queue, signal) => call(queuePath(queue), { signal });
+
+/** The first dead letters and parked messages. */
+export const deadLetters = (queue, limit, signal) => call(queuePath(queue, `/dead?page_size=${limit}`), { signal });
+
+/** Redrives or discards (`what`) those that fit the filter. */
+export const endDead = (queue, what, filter) =>
+  call(queuePath(queue, `/dead/${what}`), {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(filter),
+  });

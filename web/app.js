@@ -8,6 +8,7 @@ import { TopicsView } from "./topics.js";
 import { TopicView } from "./topic.js";
 import { BoardView } from "./board.js";
 import { GroupsView, GroupView } from "./groups.js";
+import { QueueView, QueuesView } from "./queues.js";
 
 /** `#/topics/NAME` → `{ view: "topics", name: "NAME" }`. */
 function route() {
@@ -25,6 +26,8 @@ function View({ view, name }) {
   if (view === "groups" && name) return html`<${GroupView} key=${name} name=${name} />`;
   if (view === "groups") return html`<${GroupsView} />`;
   if (view === "topics") return html`<${TopicsView} />`;
+  if (view === "queues" && name) return html`<${QueueView} key=${name} queue=${name} />`;
+  if (view === "queues") return html`<${QueuesView} />`;
   return html`<h1>Not here</h1><p>There is no such page. <a href="#/topics">See the topics</a>.</p>`;
 }
 
@@ -57,6 +60,7 @@ function App() {
       <nav aria-label="Main">
         <a href="#/topics" aria-current=${place.view === "topics" && !place.name ? "page" : null}>Topics</a>
         <a href="#/groups" aria-current=${place.view === "groups" && !place.name ? "page" : null}>Groups</a>
+        <a href="#/queues" aria-current=${place.view === "queues" && !place.name ? "page" : null}>Queues</a>
         <a href="/docs">API</a>
       </nav>
       ${node && html`<span class="node" title=${`cluster ${node.cluster_id}`}>broker ${node.broker_id}</span>`}

@@ -18,6 +18,7 @@ mod logging;
 mod openapi;
 mod output;
 mod produce;
+mod queue;
 mod record;
 mod serve;
 mod server_flags;
@@ -53,6 +54,7 @@ enum Command {
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
     Group(group::GroupArgs),
+    Queue(queue::QueueArgs),
     Demo(demo::DemoArgs),
     Doctor(doctor::DoctorArgs),
     Openapi(openapi::OpenapiArgs),
@@ -113,6 +115,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Produce(args) => runtime(false)?.block_on(produce::run(args)),
         Command::Consume(args) => runtime(false)?.block_on(consume::run(args)),
         Command::Group(args) => runtime(false)?.block_on(group::run(args)),
+        Command::Queue(args) => runtime(false)?.block_on(queue::run(args)),
         Command::Demo(args) => runtime(false)?.block_on(demo::run(args)),
         Command::Bench(args) => runtime(true)?.block_on(bench::run(args)),
         Command::BenchBare(args) => runtime(true)?.block_on(bench::bare::run(args)),

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 /// The part of a `LogRecord` that is printed. What it holds is passed on as it came.
 #[derive(Debug, Deserialize)]
 pub struct LogRecord<'a> {
+    /// Its topic.
+    pub topic: Option<String>,
     /// Its partition.
     pub partition: i32,
     /// Its offset there.

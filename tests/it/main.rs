@@ -9,5 +9,6 @@ mod kafka;
 mod kafka_client;
 mod kill9;
 mod producing;
+mod queues;
 mod reading;
 mod slow_readers;

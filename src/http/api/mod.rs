@@ -16,3 +16,4 @@ pub mod schema;
 pub mod stream;
 pub mod topics;
 pub mod ws;
+mod ws_queue;

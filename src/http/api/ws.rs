@@ -6,8 +6,9 @@
 
 use super::produce::{self, IdempotencyKey, Target, Wanted};
 use super::read_parameters::{ReadParameters, View, find_topic};
+use super::ws_queue::{self, Flow, ReceiveFrame, Settling};
 use crate::{
-    engine::ProducedRecord,
+    engine::{ProducedRecord, ReceivedMessages},
     http::{
         AppState,
         extract::{broken_json, parse_json},
@@ -100,12 +101,15 @@ enum Done {
     Opened(String, u64, Result<Box<Subscription>, Problem>),
     Event(String, u64, Box<Subscription>, Result<SessionEvent, Problem>),
     Produced(String, Result<ProducedRecord, Problem>),
+    Received(String, u64, Result<ReceivedMessages, Problem>),
+    Settled(String, Result<Settling, Problem>),
     Aborted,
 }
 
 struct Multiplex {
     app: AppState,
     entries: BTreeMap<String, Entry>,
+    flows: BTreeMap<String, Flow>,
     working: FuturesUnordered<BoxFuture<'static, Done>>,
     producing: usize,
     serial: u64,
@@ -116,7 +120,8 @@ type Reply = Result<Option<String>, (Option<String>, Problem)>;
 
 impl Multiplex {
     fn new(app: AppState) -> Self {
-        Self { app, entries: BTreeMap::new(), working: FuturesUnordered::new(), producing: 0, serial: 0 }
+        let (entries, flows) = (BTreeMap::new(), BTreeMap::new());
+        Self { app, entries, flows, working: FuturesUnordered::new(), producing: 0, serial: 0 }
     }
 
     async fn run(mut self, mut socket: Socket) {
@@ -126,6 +131,7 @@ impl Multiplex {
         let mut heard = Instant::now();
         let mut beat = Box::pin(tokio::time::sleep(HEARTBEAT));
         loop {
+            let lapse = self.flows.values().filter_map(Flow::next_end).min();
             let written = tokio::select! {
                 biased;
                 () = &mut drained => {
@@ -154,6 +160,10 @@ impl Multiplex {
                         Either::Right(_) => return,
                     }
                 }
+                () = tokio::time::sleep_until(lapse.unwrap_or_else(Instant::now)), if lapse.is_some() => {
+                    self.lapse();
+                    Ok(())
+                }
                 () = &mut beat => {
                     beat.as_mut().reset(Instant::now() + HEARTBEAT);
                     if heard.elapsed() > GONE_AFTER {
@@ -180,11 +190,8 @@ impl Multiplex {
             "unsubscribe" => self.unsubscribe(&envelope).map(|()| None),
             "produce" => self.produce(envelope).map(|()| None),
             "auth" => Ok(None), // no rights are configured that it could show
-            "receive" | "settle" => {
-                let title = "This server can not do that";
-                let detail = "queues are not served here; see /v1/capabilities";
-                Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "unsupported", title, detail))
-            }
+            "receive" => self.receive(&envelope).map(|()| None),
+            "settle" => self.settle(&envelope).map(|()| None),
             other => Err(Problem::invalid_request(format!(
                 "unknown frame type '{other}'; the types are subscribe, credit, unsubscribe, produce, receive, settle, auth"
             ))),
@@ -193,16 +200,7 @@ impl Multiplex {
     }
 
     fn subscribe(&mut self, envelope: Envelope) -> Result<(), Problem> {
-        let id = envelope.need_id()?;
-        if self.entries.contains_key(&id) {
-            let detail = format!("there is a subscription '{id}' on this socket already");
-            return Err(Problem::new(StatusCode::CONFLICT, "duplicate-id", "The id is in use", detail));
-        }
-        if self.entries.len() == MAX_SUBSCRIPTIONS {
-            let detail = format!("a socket has at most {MAX_SUBSCRIPTIONS} subscriptions");
-            let title = "Too many subscriptions";
-            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-subscriptions", title, detail));
-        }
+        let id = self.new_id(&envelope)?;
         let name = envelope.topic()?;
         let parameters: ReadParameters = parse_json(envelope.rest().as_bytes())?;
         let topic = find_topic(&self.app, &name, parameters.topic_id.as_deref())?;
@@ -227,10 +225,76 @@ impl Multiplex {
         Ok(())
     }
 
+    /// The id of a new subscription or flow.
+    fn new_id(&self, envelope: &Envelope) -> Result<String, Problem> {
+        let id = envelope.need_id()?;
+        if self.entries.contains_key(&id) || self.flows.contains_key(&id) {
+            let detail = format!("there is a subscription '{id}' on this socket already");
+            return Err(Problem::new(StatusCode::CONFLICT, "duplicate-id", "The id is in use", detail));
+        }
+        if self.entries.len() + self.flows.len() == MAX_SUBSCRIPTIONS {
+            let detail = format!("a socket has at most {MAX_SUBSCRIPTIONS} subscriptions");
+            let title = "Too many subscriptions";
+            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-subscriptions", title, detail));
+        }
+        Ok(id)
+    }
+
+    fn receive(&mut self, envelope: &Envelope) -> Result<(), Problem> {
+        let id = self.new_id(envelope)?;
+        let frame: ReceiveFrame = parse_json(envelope.rest().as_bytes())?;
+        self.serial += 1;
+        let flow = Flow::new(self.serial, frame, envelope.credit()?.records)?;
+        self.flows.insert(id.clone(), flow);
+        self.look(&id);
+        Ok(())
+    }
+
+    fn settle(&mut self, envelope: &Envelope) -> Result<(), Problem> {
+        let id = envelope.need_id()?;
+        let queue = self.flows.get(&id).ok_or_else(|| unknown_subscription(&id))?.queue.clone();
+        let settlements = ws_queue::verdicts(&envelope.rest())?;
+        self.producing += 1;
+        let app = self.app.clone();
+        self.working.push(Box::pin(async move {
+            Done::Settled(id, ws_queue::settle(&*app.engine, &queue, settlements).await)
+        }));
+        Ok(())
+    }
+
+    /// Lets a flow look at its queue, if it has credit.
+    fn look(&mut self, id: &str) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let Some(request) = flow.next_look() else { return };
+        let (app, serial, id) = (self.app.clone(), flow.serial, id.to_owned());
+        let (looking, abort) = abortable(async move {
+            let received = match app.engine.queues() {
+                Ok(queues) => queues.receive(request).await,
+                Err(error) => Err(error),
+            };
+            Done::Received(id, serial, received.map_err(Problem::from))
+        });
+        flow.looking = Some(abort);
+        self.working.push(Box::pin(async move { looking.await.unwrap_or(Done::Aborted) }));
+    }
+
+    /// Leases that ran out give their credit back.
+    fn lapse(&mut self) {
+        let now = Instant::now();
+        let lapsed: Vec<String> =
+            self.flows.iter_mut().filter_map(|(id, flow)| flow.lapse(now).then(|| id.clone())).collect();
+        lapsed.iter().for_each(|id| self.look(id));
+    }
+
     fn credit(&mut self, envelope: &Envelope) -> Result<(), Problem> {
         envelope.nothing_else()?;
         let id = envelope.need_id()?;
         let more = Budget::from(envelope.credit()?);
+        if let Some(flow) = self.flows.get_mut(&id) {
+            flow.add_credit(more.records);
+            self.look(&id);
+            return Ok(());
+        }
         let entry = self.entries.get_mut(&id).ok_or_else(|| unknown_subscription(&id))?;
         entry.credit.records = entry.credit.records.saturating_add(more.records);
         entry.credit.bytes = entry.credit.bytes.saturating_add(more.bytes);
@@ -243,6 +307,12 @@ impl Multiplex {
     fn unsubscribe(&mut self, envelope: &Envelope) -> Result<(), Problem> {
         envelope.nothing_else()?;
         let id = envelope.need_id()?;
+        if let Some(flow) = self.flows.remove(&id) {
+            if let Some(looking) = flow.looking {
+                looking.abort();
+            }
+            return Ok(());
+        }
         let entry = self.entries.remove(&id).ok_or_else(|| unknown_subscription(&id))?;
         if let Some(abort) = entry.abort {
             abort.abort();
@@ -304,6 +374,39 @@ impl Multiplex {
                     Err(problem) => error_text(Some(&id), &problem),
                 };
                 socket.send_text(text).await
+            }
+            Done::Received(id, serial, result) => {
+                let now_ms = self.app.sys.clock.now_ms();
+                let Some(flow) = self.flows.get_mut(&id).filter(|flow| flow.serial == serial) else {
+                    return Ok(());
+                };
+                flow.looking = None;
+                match result {
+                    Ok(received) => {
+                        let frames = flow.take(&id, &received, now_ms);
+                        self.look(&id);
+                        for frame in frames {
+                            socket.send_text(frame).await?;
+                        }
+                        Ok(())
+                    }
+                    Err(problem) => {
+                        self.flows.remove(&id);
+                        socket.send_text(error_text(Some(&id), &problem)).await
+                    }
+                }
+            }
+            Done::Settled(id, result) => {
+                self.producing -= 1;
+                let now_ms = self.app.sys.clock.now_ms();
+                let text = result.and_then(|Settling { leases, outcomes }| {
+                    if let Some(flow) = self.flows.get_mut(&id) {
+                        flow.settled(&leases, &outcomes, now_ms);
+                    }
+                    self.look(&id);
+                    ws_queue::settled_text(&id, &outcomes)
+                });
+                socket.send_text(text.unwrap_or_else(|problem| error_text(Some(&id), &problem))).await
             }
             Done::Opened(id, serial, result) => {
                 if self.entries.get(&id).is_none_or(|entry| entry.serial != serial) {
@@ -535,11 +638,13 @@ mod tests {
             "error",
             "gap",
             "goaway",
+            "message",
             "produce",
             "produced",
             "receive",
             "record",
             "settle",
+            "settled",
             "snapshot-end",
             "subscribe",
             "subscribed",

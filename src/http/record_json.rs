@@ -32,8 +32,18 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The fields of a record on the way in.
-pub const FIELDS: [&str; 9] =
-    ["key", "key_base64", "value", "text", "base64", "tombstone", "headers", "partition", "timestamp_ms"];
+pub const FIELDS: [&str; 10] = [
+    "key",
+    "key_base64",
+    "value",
+    "text",
+    "base64",
+    "tombstone",
+    "headers",
+    "partition",
+    "timestamp_ms",
+    "deliver_at_ms",
+];
 const HEADER_FIELDS: [&str; 3] = ["name", "value", "value_base64"];
 
 /// Bounds of one record.
@@ -154,6 +164,7 @@ struct Seen {
     headers: Vec<Header>,
     partition: Option<PartitionId>,
     timestamp_ms: Option<i64>,
+    deliver_at_ms: Option<i64>,
     invalid: Option<Problem>,
 }
 
@@ -189,6 +200,11 @@ impl<'a> RecordReader<'_, 'a> {
         }
         if let Some(bytes) = seen.value.as_ref().map(Bytes::len).filter(|n| *n > self.limits.value_bytes) {
             seen.refuse(value_too_large(bytes, self.limits.value_bytes));
+        }
+        if let Some(at) = seen.deliver_at_ms {
+            // Queues read it there.
+            let value = Some(Bytes::from(at.to_string()));
+            seen.headers.push(Header { name: Bytes::from_static(b"deliver_at_ms"), value });
         }
         match seen.invalid {
             Some(problem) => Err(Refusal::Invalid(problem)),
@@ -237,6 +253,10 @@ impl<'a> RecordReader<'_, 'a> {
                         detail,
                     ));
                 }
+            },
+            "deliver_at_ms" => match self.integer(name)? {
+                Some(n) if n >= 0 => seen.deliver_at_ms = Some(n),
+                _ => seen.refuse(self.invalid("deliver_at_ms is Unix time in milliseconds: a whole number, 0 or more")),
             },
             _ => match self.integer(name)? {
                 Some(n) if n >= 0 => seen.timestamp_ms = Some(n),

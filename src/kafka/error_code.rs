@@ -102,6 +102,8 @@ impl From<&EngineError> for ErrorCode {
             // Clients ask for the metadata again and retry.
             E::NoLeader(_) | E::ShuttingDown => Self::NotLeaderOrFollower,
             E::Group(refusal) => Self::from(refusal),
+            // Queues have a door of their own; nobody asks for one here.
+            E::Queue(_) => Self::InvalidRequest,
             E::NotCoordinator => Self::NotCoordinator,
             E::CoordinatorNotAvailable(_) => Self::CoordinatorNotAvailable,
             E::PartitionOffline { .. } | E::DiskFull => Self::KafkaStorageError,

@@ -335,7 +335,7 @@ async fn one_socket_for_many() {
         (json!({"type": "subscribe", "topic": "t"}), "invalid-request"),
         (json!({"type": "credit", "id": "y", "credit": {"records": 1}}), "unknown-subscription"),
         (json!({"type": "produce", "id": "p", "topic": "t"}), "invalid-record"),
-        (json!({"type": "receive", "id": "q", "queue": "q", "credit": 1}), "unsupported"),
+        (json!({"type": "receive", "id": "q", "queue": "q", "credit": 1}), "invalid-request"),
         (json!({"type": "dance"}), "invalid-request"),
         (json!([1]), "invalid-json"),
     ] {

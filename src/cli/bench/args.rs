@@ -18,6 +18,8 @@ pub enum Workload {
     ProduceBatch,
     /// POST of a stream of lines a request
     Ingest,
+    /// A queue worked through: receive and acknowledge
+    Queue,
     /// A whole topic again: SSE, WebSocket and pages
     Replay,
     /// From the moment an event should be sent until a subscriber has it

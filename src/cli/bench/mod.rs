@@ -21,6 +21,7 @@ mod overload;
 mod pacer;
 mod process;
 mod produce;
+mod queue;
 mod replay;
 mod report;
 mod restart;
@@ -87,6 +88,7 @@ pub async fn run(args: BenchArgs) -> Result<(), CliError> {
         Workload::ProduceSingle => produce::singles(&bench).await,
         Workload::ProduceBatch => produce::batches(&bench).await,
         Workload::Ingest => produce::ingest(&bench).await,
+        Workload::Queue => queue::figures(&bench).await,
         Workload::Replay => replay::figures(&bench).await,
         Workload::Fanout => fanout::figures(&bench).await,
         Workload::FanoutKeyed => fanout::keyed(&bench).await,

@@ -569,6 +569,8 @@ impl QueueBlock {
 }
 
 /// List the queues
+///
+/// Sorted by name, each with its counts.
 #[utoipa::path(
     get, path = "/v1/queues", tag = "queues", operation_id = "list_queues",
     responses((status = 200, description = "The queues", body = QueueList)),

@@ -20,7 +20,13 @@ use axum::{
     response::Response,
 };
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, ToSchema,
+    openapi::{
+        RefOr, Schema,
+        schema::{ObjectBuilder, Type},
+    },
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 const DEFAULT_PAGE: u64 = 100;
@@ -73,8 +79,13 @@ pub struct DeadMessage {
     #[schema(nullable = false)]
     record: Option<LogRecord>,
     /// Retention or compaction removed the record; left out otherwise.
-    #[schema(schema_with = super::schema::only_true, required = false)]
+    #[schema(schema_with = only_gone, required = false)]
     gone: bool,
+}
+
+fn only_gone() -> RefOr<Schema> {
+    let text = "Retention or compaction removed the record; left out otherwise.";
+    ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true])).description(Some(text)).into()
 }
 
 /// What a message that was given up is.

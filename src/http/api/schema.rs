@@ -150,6 +150,9 @@ pub struct NewRecord {
     /// The timestamp, Unix time in milliseconds; without it the server's.
     #[schema(nullable = false, minimum = 0)]
     timestamp_ms: Option<i64>,
+    /// Queues deliver it at this time (Unix time in milliseconds) or later; stored as a header of this name.
+    #[schema(nullable = false, minimum = 0)]
+    deliver_at_ms: Option<i64>,
 }
 
 /// A record header: a name, and a value as text or bytes, or none.

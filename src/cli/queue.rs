@@ -71,6 +71,7 @@ enum QueueCommand {
     #[command(after_help = "Examples:\n  sluice queue discard scores 0@17")]
     Discard(EndArgs),
     /// Delete queues; their topics stay
+    #[command(after_help = "Examples:\n  sluice queue delete scores")]
     Delete {
         /// Their names
         #[arg(required = true)]

@@ -171,8 +171,8 @@ async fn an_idempotency_key_gives_the_same_leases() {
     topic(&client, "jobs", 1).await;
     produce(&client, "jobs", (0..4).map(|n| json!({"value": n})).collect()).await;
     queue(&client, "q", &json!({"topic": "jobs"})).await;
-    let call =
-        || client.send_json(Method::POST, "/v1/queues/q/receive", &[("idempotency-key", "k1")], &json!({"max": 2}));
+    let (headers, wanted) = ([("idempotency-key", "k1")], json!({"max": 2}));
+    let call = || client.send_json(Method::POST, "/v1/queues/q/receive", &headers, &wanted);
     let (first, again) = (call().await, call().await);
     assert_eq!((first.header("idempotency-replayed"), again.header("idempotency-replayed")), ("", "true"));
     let leases = |reply: &Reply| {

@@ -159,6 +159,7 @@ impl Worker {
                 Err(error) if error.is_retryable() => {
                     eprintln!("{error}");
                     tokio::select! {
+                        biased;
                         () = self.stop.cancelled() => return Ok(()),
                         () = tokio::time::sleep(backoff) => {}
                     }

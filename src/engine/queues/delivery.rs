@@ -90,6 +90,7 @@ impl RoutedEngine {
                 .map(|mut watch| async move { watch.changed().await })
                 .collect();
             tokio::select! {
+                biased;
                 () = &mut woken => {}
                 Some(_) = changes.next() => {}
                 () = tokio::time::sleep_until(until) => {}

@@ -352,7 +352,7 @@ async fn work(client: Client, seed: u64, ledger: Arc<parking_lot::Mutex<Ledger>>
                 }
             }
         }
-        if messages.is_empty() || dice % 31 == 0 {
+        if messages.is_empty() || dice.is_multiple_of(31) {
             continue; // it vanishes with what it holds
         }
         let (bad, good): (Vec<_>, Vec<_>) = messages.iter().partition(|m| value(m) % POISON == 0);

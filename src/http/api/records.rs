@@ -284,7 +284,7 @@ pub fn write_gap(out: &mut Vec<u8>, gap: &Gap) {
 pub fn with_etag(request: &HeaderMap, content_type: HeaderValue, body: Vec<u8>, cache: HeaderValue) -> Response {
     // It tells contents apart for caches, and guards nothing: a cryptographic hash cost more than the page itself.
     let hash = XxHash3_128::oneshot(&body).to_be_bytes();
-    let etag = format!("\"{}\"", base64_simd::URL_SAFE_NO_PAD.encode_to_string(&hash));
+    let etag = format!("\"{}\"", base64_simd::URL_SAFE_NO_PAD.encode_to_string(hash));
     let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
     let matches = known
         .flat_map(|list| list.split(','))

@@ -159,7 +159,7 @@ impl GroupReader {
     /// where nothing was committed).
     ///
     /// # Errors
-    /// What [`Self::touch`] says, also while it waits; what will not pass by itself.
+    /// What `touch` says, also while it waits; what will not pass by itself.
     pub async fn read(
         &self,
         cursor: &GroupCursor,

@@ -1,7 +1,7 @@
 //! Kafka's messages: one file for each request and its response, in every version that we speak.
 //!
 //! The files list the fields as the protocol names and orders them: the type, the versions that have it, its tag if it is
-//! a tagged field, and its default if that is not zero, empty or null. [`messages!`] makes structs of them. A field
+//! a tagged field, and its default if that is not zero, empty or null. `messages!` makes structs of them. A field
 //! that a version does not have keeps its default when it is read, and is left out when it is written.
 //!
 //! **Invariant**: reading allocates in proportion to the bytes given (see `wire`), and never panics.

@@ -5,7 +5,7 @@
 //! members.
 //!
 //! One [`GroupMachine`] serves one partition of `__consumer_offsets` under [`super::CoordinatorRuntime`]. The protocol
-//! is Kafka's classic one (KIP-62, 345, 394, 814); HTTP members are members like the others ([`http_member`]), for whom
+//! is Kafka's classic one (KIP-62, 345, 394, 814); HTTP members are members like the others (`http_member`), for whom
 //! the coordinator itself does the leader's part.
 
 mod assignor;

@@ -86,6 +86,8 @@ struct LineState {
     jobs: VecDeque<Arc<dyn Job>>,
     /// Jobs that wait, each until its time. Few: a job is here only if its thread found nothing else to do.
     gathering: Vec<(Instant, Arc<dyn Job>)>,
+    /// A parked thread wakes when the first of them is due.
+    watched: bool,
     parked: usize,
     closed: bool,
 }
@@ -133,33 +135,37 @@ impl Line {
     /// The next job; `unfinished` goes to the back first, or waits. `None` once the line is closed and empty.
     fn next(&self, unfinished: Option<Unfinished>) -> Option<Arc<dyn Job>> {
         let mut state = self.state.lock();
-        // Whoever lets a job wait watches its time, as long as nothing else is to do; else the next who comes by.
-        let mut watches = None;
         match unfinished {
             Some(Unfinished { job, wait: Some(wait) }) if state.jobs.is_empty() => {
-                let until = Instant::now() + wait;
-                state.gathering.push((until, job));
-                watches = Some(until);
+                state.gathering.push((Instant::now() + wait, job));
             }
             Some(Unfinished { job, .. }) => state.jobs.push_back(job),
             None => {}
         }
         loop {
             if !state.gathering.is_empty() {
-                let now = Instant::now();
-                let closed = state.closed;
+                let (now, closed) = (Instant::now(), state.closed);
                 let due: Vec<_> = state.gathering.extract_if(.., |(until, _)| closed || *until <= now).collect();
                 state.jobs.extend(due.into_iter().map(|(_, job)| job));
             }
+            let first = state.gathering.iter().map(|(until, _)| *until).min();
             if let Some(job) = state.jobs.pop_front() {
+                // One parked thread watches over those that wait: this one can not any more.
+                if first.is_some() && !state.watched && state.parked > 0 {
+                    self.ready.notify_one();
+                }
                 return Some(job);
             }
             if state.closed {
                 return None;
             }
             state.parked += 1;
-            match watches.filter(|until| state.gathering.iter().any(|(waits, _)| waits == until)) {
-                Some(until) => drop(self.ready.wait_until(&mut state, until)),
+            match first.filter(|_| !state.watched) {
+                Some(until) => {
+                    state.watched = true;
+                    self.ready.wait_until(&mut state, until);
+                    state.watched = false;
+                }
                 None => self.ready.wait(&mut state),
             }
             state.parked -= 1;
@@ -287,6 +293,21 @@ mod tests {
         assert_eq!(order.recv_timeout(LONG), Ok('c'));
         drop(pool);
         assert_eq!(order.recv_timeout(LONG), Ok('c'), "a pool that ends does not wait");
+    }
+
+    #[test]
+    fn a_gathering_job_is_not_forgotten_when_its_thread_does_something_else() {
+        let pool = ThreadPool::new(1, 1, 1);
+        let (seen, order) = mpsc::channel();
+        for _ in 0..20 {
+            let gathers = Mutex::new(vec![Step::Done, Step::Gather(Duration::from_millis(20))]);
+            pool.submit(Lane::Append, Arc::new(Steps { name: 'g', left: gathers, seen: seen.clone() }));
+            assert_eq!(order.recv_timeout(LONG), Ok('g'));
+            pool.submit(Lane::Append, Arc::new(Steps { name: 'x', left: Mutex::default(), seen: seen.clone() }));
+            let mut rest: Vec<char> = (0..2).map(|_| order.recv_timeout(LONG).unwrap()).collect();
+            rest.sort_unstable();
+            assert_eq!(rest, ['g', 'x']);
+        }
     }
 
     #[test]

@@ -116,7 +116,10 @@ fn growth_draws_each_curve() {
     assert!(curves.len() >= 15, "{curves:?}");
     for curve in curves {
         let text = std::fs::read_to_string(drawings.path().join(format!("{curve}.svg"))).expect("it was drawn");
-        assert!(text.contains("<circle") && text.ends_with("</svg>\n"), "{curve}");
+        // Ten idle subscribers may fit into memory that the server has already: a growth of nothing has no place on the
+        // logarithmic axis.
+        let may_be_empty = curve.contains("memory");
+        assert!((may_be_empty || text.contains("<circle")) && text.ends_with("</svg>\n"), "{curve}");
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::{
     CliError,
-    http_client::{Client, Target, encode, with_query},
-    output::{self, OutputArgs},
+    http_client::{Client, Common, encode, with_query},
+    output,
 };
 use hyper::Method;
 use serde_json::{Value, json};
@@ -62,14 +62,6 @@ enum GroupCommand {
         #[command(flatten)]
         rest: Common,
     },
-}
-
-#[derive(Debug, clap::Args)]
-struct Common {
-    #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: OutputArgs,
 }
 
 fn offset(text: &str) -> Result<(String, i32, i64), String> {

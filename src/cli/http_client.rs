@@ -3,7 +3,7 @@
 //! **Invariant**: an answer of status 400 and up never looks like success: it becomes an [`HttpError`] that carries the
 //! server's problem. Every wait has a limit.
 
-use super::{CliError, sse::SseParser};
+use super::{CliError, output::OutputArgs, sse::SseParser};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, Response, StatusCode, Uri, body::Incoming};
@@ -28,6 +28,17 @@ pub struct Target {
     /// The server
     #[arg(long, env = "SLUICE_URL", value_name = "URL", default_value = "http://127.0.0.1:8080")]
     url: String,
+}
+
+/// What every command has that asks a server for data.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Common {
+    /// Whom it asks.
+    #[command(flatten)]
+    pub target: Target,
+    /// How it prints what it got.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Talks to one server, over connections that are kept.

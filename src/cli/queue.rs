@@ -4,8 +4,8 @@ mod work;
 
 use super::{
     CliError,
-    http_client::{Client, Target, encode, with_query},
-    output::{self, OutputArgs},
+    http_client::{Client, Common, encode, with_query},
+    output,
     record::LogRecord,
 };
 use hyper::Method;
@@ -134,14 +134,6 @@ struct EndArgs {
     partition: Option<u32>,
     #[command(flatten)]
     rest: Common,
-}
-
-#[derive(Debug, clap::Args)]
-struct Common {
-    #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: OutputArgs,
 }
 
 fn backoff(text: &str) -> Result<Value, String> {

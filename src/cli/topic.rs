@@ -2,8 +2,8 @@
 
 use super::{
     CliError,
-    http_client::{Client, HttpError, Target, encode, with_query},
-    output::{self, OutputArgs},
+    http_client::{Client, Common, HttpError, encode, with_query},
+    output,
 };
 use hyper::Method;
 use serde_json::{Map, Value, json};
@@ -80,14 +80,6 @@ enum TopicCommand {
         #[command(flatten)]
         rest: Common,
     },
-}
-
-#[derive(Debug, clap::Args)]
-struct Common {
-    #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: OutputArgs,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

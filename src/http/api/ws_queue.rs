@@ -3,7 +3,11 @@
 //! **Invariant**: a flow sends no more messages than it has credit for. Credit comes with `receive` and `credit` frames,
 //! and a lease that ran out gives its own back: its message is no longer with this client.
 
-use super::queues::{DEFAULT_BYTES, MAX_LEASE_MS, SettleMessages, SettledMessages, settled, within, write_message};
+use super::{
+    queues::{MAX_LEASE_MS, within},
+    queues_receive::{DEFAULT_BYTES, write_message},
+    queues_settle::{SettleMessages, SettledMessages, settled},
+};
 use crate::{
     engine::{Engine, ReceiveRequest, ReceivedMessages, SettleOutcome, Settlement},
     http::{extract::whole_if_given, problem::Problem},

@@ -19,4 +19,5 @@ pub mod schema;
 pub mod stream;
 pub mod topics;
 pub mod ws;
+mod ws_frames;
 mod ws_queue;

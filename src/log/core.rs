@@ -34,7 +34,7 @@ use std::{
     collections::VecDeque,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -150,6 +150,7 @@ pub(super) struct PositionHint {
 
 /// One log.
 pub(super) struct LogCore {
+    me: Weak<LogCore>,
     pub(super) id: TopicPartition,
     pub(super) name: TopicName,
     pub(super) folder: PathBuf,
@@ -201,7 +202,8 @@ impl LogCore {
         if !online {
             metrics().partitions_offline.inc();
         }
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             id: opened.id,
             name: opened.name,
             folder: opened.folder,
@@ -230,6 +232,11 @@ impl LogCore {
             offline: RwLock::new(opened.offline),
             compaction: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// For what outlives a call.
+    pub(super) fn weak(&self) -> Weak<Self> {
+        self.me.clone()
     }
 
     // ---- appends ------------------------------------------------------------------------------------------------
@@ -379,7 +386,11 @@ impl LogCore {
     fn call(self: &Arc<Self>, call: Call) {
         match call {
             Call::Not => {}
-            Call::Submit => self.context.sys.io.submit(Lane::Append, Arc::clone(self) as _),
+            Call::Submit => {
+                let waits = self.flush_policy() == FlushPolicy::Commit;
+                let lane = if waits { Lane::Append } else { Lane::QuickAppend };
+                self.context.sys.io.submit(lane, Arc::clone(self) as _);
+            }
             Call::Hurry => self.context.sys.io.hurry(Lane::Append, &(Arc::clone(self) as _)),
         }
     }

@@ -38,6 +38,7 @@ mod sparse_index;
 mod tail_ring;
 #[cfg(test)]
 mod tests;
+mod write_behind;
 mod writer;
 
 pub use self::core::batch_bytes;

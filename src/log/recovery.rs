@@ -21,6 +21,7 @@ use super::producer_state::ProducerStateTable;
 use super::recovery_point::RecoveryPoint;
 use super::segment::LogSegment;
 use super::snapshot::{self, MAX_PRODUCERS};
+use super::write_behind::WriteBehind;
 use super::writer::{Phase, Writer};
 use super::{LogConfig, LogError, LogSettings};
 use crate::codec::{Compression, DecompressLimit, HEADER_BYTES, RecordBatch};
@@ -112,6 +113,7 @@ impl Recovery<'_> {
             producers: ProducerStateTable::new(MAX_PRODUCERS),
             flush: self.config.topic.flush,
             unsnapshotted: 0,
+            write_behind: WriteBehind::default(),
             preallocation: Preallocation::default(),
             gathering: Gathering::default(),
             gathers: false,

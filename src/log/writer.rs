@@ -15,6 +15,7 @@ use super::preallocation::Preallocation;
 use super::producer_state::ProducerStateTable;
 use super::recovery_point::RecoveryPoint;
 use super::segment::{LogSegment, NO_TIMESTAMP};
+use super::write_behind::WriteBehind;
 use super::{AppendOutcome, LogError, WatermarkSource};
 use crate::codec::RecordBatch;
 use crate::sys::{File, Job, Step};
@@ -29,6 +30,8 @@ use std::{
 const SNAPSHOT_BYTES: u64 = 16 << 20;
 /// A snapshot that is large itself is written less often: once for so many times its bytes of batches.
 const SNAPSHOT_RATIO: u64 = 8;
+/// The most that an async thread writes in one step: so much goes into the page cache in a fraction of a millisecond.
+const QUICK_BYTES: usize = 256 << 10;
 
 /// What only the job touches.
 pub(super) struct Writer {
@@ -42,6 +45,7 @@ pub(super) struct Writer {
     pub(super) flush: FlushPolicy,
     /// Bytes since the last snapshot of producers and Idempotency-Keys.
     pub(super) unsnapshotted: u64,
+    pub(super) write_behind: WriteBehind,
     pub(super) preallocation: Preallocation,
     pub(super) gathering: Gathering,
     /// The last turn ended with a wait.
@@ -57,6 +61,8 @@ pub(super) enum Phase {
     Write(Group),
     Sync(Group),
     Publish(Group),
+    /// A snapshot is due, after a group of so many appends.
+    Snapshot(usize),
 }
 
 /// Appends that are written together.
@@ -79,17 +85,56 @@ impl Job for LogCore {
         let mut writer = self.writer.lock();
         let writer = &mut *writer;
         match std::mem::take(&mut writer.phase) {
-            Phase::Idle => self.begin(writer),
+            Phase::Idle => self.begin(writer, self.group_limit()),
             Phase::Write(group) => self.write_group(writer, group),
             Phase::Sync(group) => self.sync_group(writer, group),
             Phase::Publish(group) => self.publish_group(writer, group),
+            Phase::Snapshot(answered) => {
+                self.take_snapshot(writer);
+                self.end_turn(writer, answered)
+            }
         }
+    }
+
+    fn quick_step(&self) -> Option<Step> {
+        let mut writer = self.writer.try_lock()?;
+        let writer = &mut *writer;
+        let quick = match &writer.phase {
+            Phase::Idle => self.begins_quickly(writer),
+            Phase::Write(_) | Phase::Publish(_) => writer.flush != FlushPolicy::Commit,
+            Phase::Sync(_) | Phase::Snapshot(_) => false,
+        };
+        quick.then(|| match std::mem::take(&mut writer.phase) {
+            Phase::Write(group) => self.write_group(writer, group),
+            Phase::Publish(group) => self.publish_group(writer, group),
+            _ => self.begin(writer, QUICK_BYTES),
+        })
     }
 }
 
 impl LogCore {
-    /// Takes the next thing to do: a change, a group, or nothing.
-    fn begin(&self, writer: &mut Writer) -> Step {
+    /// Whether what is to do next is a small group that goes into the active segment, with no sync and no file to open.
+    fn begins_quickly(&self, writer: &Writer) -> bool {
+        if writer.flush == FlushPolicy::Commit {
+            return false;
+        }
+        let first = {
+            let front = self.front.lock();
+            if !front.controls.is_empty() || !front.finals.is_empty() {
+                return false;
+            }
+            front.staged.front().map_or(0, |append| append.bytes)
+        };
+        let (now_ms, config) = (self.context.sys.clock.now_ms(), self.config.load());
+        // As large as the group may become; batches' own headers are small beside it.
+        let bytes = 2 * QUICK_BYTES as u64;
+        first <= QUICK_BYTES
+            && !self.wants_roll(writer, &config, bytes, writer.next_offset.plus(bytes as i64), now_ms)
+            && self.context.files.get(&writer.segment.log, Access::Resident).is_ok()
+    }
+
+    /// Takes the next thing to do: a change, a group of about so many bytes, or nothing.
+    fn begin(&self, writer: &mut Writer, limit: usize) -> Step {
         let appends = {
             let mut front = self.front.lock();
             if std::mem::take(&mut writer.gathers) {
@@ -101,7 +146,6 @@ impl LogCore {
                 control(self, writer);
                 return Step::Again;
             }
-            let limit = self.group_limit();
             let mut bytes = 0;
             let mut fits = |append: &StagedAppend| {
                 let first = bytes == 0;
@@ -298,24 +342,29 @@ impl LogCore {
             // It can be rebuilt, and stays in memory until then.
             tracing::warn!(path = %segment.log.path().display(), %error, "writing an index failed");
         }
-        self.snapshot_if_due(writer);
         if acknowledges_early() && durable {
             group.published = Some(answered);
             writer.phase = Phase::Sync(group);
+            return Step::Again;
+        }
+        if !durable {
+            self.sync_behind(writer, &group.file, bytes, end);
+        }
+        if self.snapshot_is_due(writer) {
+            writer.phase = Phase::Snapshot(answered);
             return Step::Again;
         }
         self.end_turn(writer, answered)
     }
 
     /// Keeps what a start after a crash must go over again within [`SNAPSHOT_BYTES`], or a few times the snapshot.
-    fn snapshot_if_due(&self, writer: &mut Writer) {
-        if writer.unsnapshotted < SNAPSHOT_BYTES {
-            return;
-        }
-        let size = self.front.lock().idempotency.memory_bytes() as u64;
-        if writer.unsnapshotted >= SNAPSHOT_RATIO * size
-            && let Err(error) = self.write_snapshot(writer)
-        {
+    fn snapshot_is_due(&self, writer: &Writer) -> bool {
+        writer.unsnapshotted >= SNAPSHOT_BYTES
+            && writer.unsnapshotted >= SNAPSHOT_RATIO * self.front.lock().idempotency.memory_bytes() as u64
+    }
+
+    fn take_snapshot(&self, writer: &mut Writer) {
+        if let Err(error) = self.write_snapshot(writer) {
             writer.unsnapshotted = 0; // not again with each group
             tracing::warn!(topic = %self.name, partition = %self.id.partition, %error, "writing a snapshot failed");
         }
@@ -367,7 +416,9 @@ impl LogCore {
         if !front.controls.is_empty() || !front.finals.is_empty() {
             return Step::Requeue;
         }
-        if let Some((expected, time)) = writer.gathering.wait(answered, front.staged.len(), front.staged_bytes) {
+        if writer.flush == FlushPolicy::Commit
+            && let Some((expected, time)) = writer.gathering.wait(answered, front.staged.len(), front.staged_bytes)
+        {
             front.gathering = Some(expected);
             writer.gathers = true;
             return Step::Gather(time);
@@ -441,6 +492,7 @@ impl LogCore {
             return Err(self.go_offline(format!("syncing {}: {error}", writer.segment.log.path().display())));
         }
         writer.preallocation.forget();
+        writer.write_behind.all_is_synced();
         writer.segment.log.mark_clean();
         self.set_durable_end(writer.next_offset);
         self.note_recovery_point(writer, writer.next_offset);

@@ -11,6 +11,9 @@ use tokio::sync::oneshot;
 pub enum Lane {
     /// Writes and syncs that producers wait for.
     Append,
+    /// The same without syncs: done by the async threads themselves while the disk takes writes at once, else as
+    /// [`Lane::Append`].
+    QuickAppend,
     /// Reads that were not in memory.
     Read,
     /// Recovery, compaction, retention, views.
@@ -36,6 +39,12 @@ pub trait Job: Send + Sync + 'static {
     /// Does the next step. At most one thread is in a job's step at a time, as long as it is submitted once until
     /// it is `Done`.
     fn step(&self) -> Step;
+
+    /// Does the next step if it is short and waits for no disk, so that an async thread may take it: a hop to another
+    /// thread and back costs more than a small write into the page cache. `None` if it is not, and nothing was done.
+    fn quick_step(&self) -> Option<Step> {
+        None
+    }
 }
 
 /// A pool of threads that may block.

@@ -5,13 +5,18 @@
 //!
 //! Threads park on a condition variable while their line is empty. A submission wakes one only if one is parked, so a
 //! busy lane costs its submitters no system call. Dropping the pool lets the threads empty their lines and end.
+//!
+//! Appends that need no sync are done where they come from, as a task among those of their producers
+//! ([`Job::quick_step`]), as long as the disk takes them at once.
 
 use super::io_pool::{IoPool, Job, Lane, Step};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
 /// Threads that sync for producers: enough that one slow file does not stop the others, few enough that each turn
 /// finds a group to commit.
@@ -21,8 +26,14 @@ const READ_THREADS: usize = 2;
 /// Threads for recovery, compaction and views.
 const BACKGROUND_THREADS: usize = 2;
 
+/// A quick step that took longer was none: the disk does not take writes at once just now (too many dirty pages).
+const QUICK: Duration = Duration::from_millis(5);
+/// For so long after that, all steps are the threads' again.
+const SLOW_FOR: Duration = Duration::from_secs(1);
+
 /// Real threads, with one line of jobs for each lane.
 pub struct ThreadPool {
+    inline: Arc<Inline>,
     append: Arc<Line>,
     read: Arc<Line>,
     background: Arc<Line>,
@@ -42,6 +53,7 @@ impl ThreadPool {
     #[must_use]
     pub fn new(append: usize, read: usize, background: usize) -> Self {
         Self {
+            inline: Arc::new(Inline { start: Instant::now(), slow_until_ms: AtomicU64::new(0) }),
             append: Line::start("append", append),
             read: Line::start("read", read),
             background: Line::start("background", background),
@@ -50,7 +62,7 @@ impl ThreadPool {
 
     fn line(&self, lane: Lane) -> &Arc<Line> {
         match lane {
-            Lane::Append => &self.append,
+            Lane::Append | Lane::QuickAppend => &self.append,
             Lane::Read => &self.read,
             Lane::Background => &self.background,
         }
@@ -59,12 +71,69 @@ impl ThreadPool {
 
 impl IoPool for ThreadPool {
     fn submit(&self, lane: Lane, job: Arc<dyn Job>) {
-        self.line(lane).push(job);
+        let line = self.line(lane);
+        match Handle::try_current() {
+            Ok(runtime) if lane == Lane::QuickAppend && !self.inline.is_slow() => {
+                runtime.spawn(run_inline(Arc::clone(&self.inline), Arc::clone(line), job));
+            }
+            _ => line.push(job),
+        }
     }
 
     fn hurry(&self, lane: Lane, job: &Arc<dyn Job>) {
         self.line(lane).hurry(job);
     }
+}
+
+/// Whether quick steps are quick.
+struct Inline {
+    start: Instant,
+    /// From the start.
+    slow_until_ms: AtomicU64,
+}
+
+impl Inline {
+    fn is_slow(&self) -> bool {
+        let until = self.slow_until_ms.load(Ordering::Relaxed);
+        until > 0 && self.start.elapsed() < Duration::from_millis(until)
+    }
+
+    fn took(&self, took: Duration) {
+        if took > QUICK {
+            let until = (self.start.elapsed() + SLOW_FOR).as_millis();
+            self.slow_until_ms.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Does a job's quick steps as a task, and gives it to the threads for any other. It begins behind the tasks that are
+/// ready now, so that what those append goes into the same group.
+async fn run_inline(inline: Arc<Inline>, line: Arc<Line>, job: Arc<dyn Job>) {
+    loop {
+        tokio::task::yield_now().await;
+        let begun = Instant::now();
+        let step = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                match job.quick_step() {
+                    Some(Step::Again) => {}
+                    other => return other,
+                }
+            }
+        }));
+        match step {
+            Ok(Some(Step::Done)) => return inline.took(begun.elapsed()),
+            Ok(Some(_)) if !inline.is_slow() => inline.took(begun.elapsed()),
+            Ok(_) => return line.push(job),
+            Err(panic) => return report(&*panic),
+        }
+    }
+}
+
+/// A job that panicked is not called again; its invariants are its own business.
+fn report(panic: &(dyn std::any::Any + Send)) {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    tracing::error!(panic = text, "a job of the I/O pool panicked");
 }
 
 impl Drop for ThreadPool {
@@ -188,11 +257,7 @@ impl Line {
                 Ok(Step::Requeue) => unfinished = Some(Unfinished { job, wait: None }),
                 Ok(Step::Gather(wait)) => unfinished = Some(Unfinished { job, wait: Some(wait) }),
                 Ok(_) => {}
-                Err(panic) => {
-                    let text = panic.downcast_ref::<String>().map(String::as_str);
-                    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-                    tracing::error!(panic = text, "a job of the I/O pool panicked");
-                }
+                Err(panic) => report(&*panic),
             }
         }
     }

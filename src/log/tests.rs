@@ -42,6 +42,12 @@ fn small_segments() -> LogConfig {
     config
 }
 
+fn config_with(flush: FlushPolicy) -> LogConfig {
+    let mut config = config();
+    config.topic.flush = flush;
+    config
+}
+
 fn record(value: impl Into<Vec<u8>>) -> Record {
     Record { value: Some(Bytes::from(value.into())), ..Record::default() }
 }

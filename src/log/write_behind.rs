@@ -2,7 +2,8 @@
 //!
 //! A segment is begun only after the one before it was synced. If all of that were left to the roll, appends would stand
 //! still while a whole segment goes to the disk; and what a crash leaves to be walked, or a power cut to be lost, would be
-//! as much. So every [`STEP_BYTES`] what was written is synced by a background thread, while appends go on.
+//! as much. So after every few groups' worth ([`STEP_GROUPS`]) what was written is synced by a background thread, while appends
+//! go on.
 //!
 //! **Invariant**: one such sync at a time for each log, and the durable end rises to what was written before it began. If it
 //! fails the log goes offline, as after any other.
@@ -15,8 +16,8 @@ use crate::sys::{File, Job, Lane, Step};
 use crate::types::Offset;
 use std::sync::{Arc, Weak};
 
-/// Bytes of batches between two syncs.
-const STEP_BYTES: u64 = 8 << 20;
+/// A sync for so many times the bytes of the largest group (8 MiB in all).
+const STEP_GROUPS: u64 = 2;
 
 /// How much of the active segment is not known to be on the disk.
 #[derive(Debug, Default)]
@@ -44,7 +45,7 @@ impl LogCore {
     pub(super) fn sync_behind(&self, writer: &mut Writer, file: &Arc<dyn File>, bytes: u64, end: Offset) {
         let behind = &mut writer.write_behind;
         behind.unsynced += bytes;
-        if behind.unsynced >= STEP_BYTES && !behind.under_way {
+        if behind.unsynced >= STEP_GROUPS * self.context.settings.group_bytes as u64 && !behind.under_way {
             *behind = WriteBehind { unsynced: 0, under_way: true };
             let sync = Sync { log: self.weak(), file: Arc::clone(file), end };
             self.context.sys.io.submit(Lane::Background, Arc::new(sync));

@@ -375,6 +375,59 @@ mod tests {
         }
     }
 
+    /// Says on which thread each step was taken.
+    struct Places {
+        quick: Mutex<Vec<Option<Step>>>,
+        takes: Duration,
+        seen: mpsc::Sender<(&'static str, std::thread::ThreadId)>,
+    }
+
+    impl Job for Places {
+        fn step(&self) -> Step {
+            let _ = self.seen.send(("step", std::thread::current().id()));
+            Step::Done
+        }
+
+        fn quick_step(&self) -> Option<Step> {
+            let step = self.quick.lock().pop().flatten()?;
+            std::thread::sleep(self.takes);
+            let _ = self.seen.send(("quick", std::thread::current().id()));
+            Some(step)
+        }
+    }
+
+    #[tokio::test]
+    async fn quick_steps_are_taken_where_they_were_asked_for_and_others_by_the_threads() {
+        let pool = ThreadPool::new(1, 1, 1);
+        let (seen, order) = mpsc::channel();
+        let submit = |lane, quick: &[Option<Step>], takes| {
+            let quick = Mutex::new(quick.iter().rev().copied().collect());
+            pool.submit(lane, Arc::new(Places { quick, takes, seen: seen.clone() }));
+        };
+        let here = std::thread::current().id();
+        let next = async || {
+            for _ in 0..2000 {
+                if let Ok((step, thread)) = order.try_recv() {
+                    return (step, thread == here);
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            panic!("no step was taken");
+        };
+        let steps = [Some(Step::Again), Some(Step::Requeue), None];
+        submit(Lane::QuickAppend, &steps, Duration::ZERO);
+        assert_eq!([next().await, next().await, next().await], [("quick", true), ("quick", true), ("step", false)]);
+        submit(Lane::QuickAppend, &[Some(Step::Done)], Duration::ZERO);
+        assert_eq!(next().await, ("quick", true));
+        submit(Lane::Append, &[Some(Step::Done)], Duration::ZERO);
+        assert_eq!(next().await, ("step", false));
+        // A disk that takes its time has the threads to itself for a while.
+        submit(Lane::QuickAppend, &[Some(Step::Done)], QUICK * 2);
+        assert_eq!(next().await, ("quick", true));
+        submit(Lane::QuickAppend, &[Some(Step::Done)], Duration::ZERO);
+        assert_eq!(next().await, ("step", false));
+    }
+
     #[test]
     fn a_dropped_pool_still_runs_what_it_took() {
         let (seen, order) = mpsc::channel();

@@ -291,3 +291,47 @@ async fn a_busy_log_writes_zeros_ahead_and_takes_them_off() {
     assert_eq!(crashed.offline_reason(), None);
     assert_eq!(read_all(&crashed).await, numbered(count + 50));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_synced_for_its_producer_is_synced_behind() {
+    let machine = Machine::new(21, config_with(FlushPolicy::Os));
+    let (_manager, log) = machine.start().await;
+    for i in 0..1000 {
+        append(&log, &[&value(i)]).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let durable = log.durable_end().get();
+    assert!((800..=1000).contains(&durable), "{durable}");
+    // And it is: a power cut takes at most what came after.
+    machine.disk.power_cut();
+    let (_manager, log) = machine.start().await;
+    let count = read_all(&log).await.len() as i64;
+    assert!(count >= durable, "{count} of {durable}");
+    assert_eq!(read_all(&log).await, numbered(count));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_that_wait_for_no_sync_are_done_by_the_async_threads_and_by_others_where_they_roll() {
+    let (sys, dir) = real();
+    let mut config = config_with(FlushPolicy::Os);
+    config.topic.segment_bytes = 2 << 20;
+    let manager = open_in(sys, dir.path().join("topics"), settings(), config.clone()).await;
+    let log = manager.create(TOPIC, &TopicName::new("games").unwrap(), PartitionId::ZERO, config).await.unwrap();
+    let large = "x".repeat(4000);
+    let producers = (0..8).map(|_| {
+        let (log, large) = (Arc::clone(&log), large.clone());
+        tokio::spawn(async move {
+            for _ in 0..200 {
+                append(&log, &[&large]).await.unwrap();
+            }
+        })
+    });
+    for producer in producers.collect::<Vec<_>>() {
+        producer.await.unwrap();
+    }
+    let read = read_from(&log, Offset::ZERO, 1 << 20).await.unwrap();
+    assert_eq!(read.len(), 1600);
+    assert!(read.iter().enumerate().all(|(i, (offset, value))| *offset == i as i64 && *value == large));
+    assert!(log.core().segments.load().len() > 2, "it rolled");
+    manager.close().await;
+}

@@ -258,7 +258,8 @@ async fn a_failed_sync_takes_the_log_offline_until_it_was_recovered() {
 async fn interval_and_os_acknowledge_before_the_sync_and_the_change_is_known_to_recovery() {
     let mut config = config();
     config.topic.flush = FlushPolicy::Interval;
-    let machine = Machine::new(16, config.clone());
+    let mut machine = Machine::new(16, config.clone());
+    machine.settings.group_bytes = 1 << 20; // so that nothing is synced behind
     let (manager, log) = machine.start().await;
     for i in 0..100 {
         append(&log, &[&value(i)]).await.unwrap();
@@ -290,8 +291,20 @@ async fn interval_and_os_acknowledge_before_the_sync_and_the_change_is_known_to_
     assert_eq!(log.durable_end().get(), count + 2);
 }
 
-fn config_with(flush: FlushPolicy) -> LogConfig {
-    let mut config = config();
-    config.topic.flush = flush;
-    config
+#[tokio::test(start_paused = true)]
+async fn a_sync_behind_the_appends_that_fails_takes_the_log_offline() {
+    let machine = Machine::new(22, config_with(FlushPolicy::Os));
+    let (_manager, log) = machine.start().await;
+    append(&log, &[&value(0)]).await.unwrap();
+    machine.disk.inject(DiskFault::new(DiskOperation::Sync, ".log"));
+    let mut failed = None;
+    for i in 1..1000 {
+        if let Err(error) = append(&log, &[&value(i)]).await {
+            failed = Some(error);
+            break;
+        }
+    }
+    assert!(matches!(failed, Some(LogError::Offline(_))), "{failed:?}");
+    assert_eq!(machine.disk.faults_hit(), 1, "a failed sync is not tried again");
+    assert!(!log.progress().online);
 }

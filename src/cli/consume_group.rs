@@ -7,6 +7,7 @@ use super::{
     CliError,
     consume::{Printer, warn_of_gap},
     http_client::{Client, HttpError, encode, with_query},
+    signals::Signals,
 };
 use hyper::Method;
 use serde::Deserialize;
@@ -48,11 +49,17 @@ struct Page<'a> {
 /// What the server says, unless trying again may help.
 pub async fn run(client: &Client, membership: Membership<'_>, printer: &mut Printer) -> Result<(), CliError> {
     let path = format!("/v1/groups/{}/members/{}", encode(membership.group), encode(membership.member));
+    let mut signals = Signals::new()?;
+    expect_topic(client, &membership).await?;
+    let mut has_joined = false;
     let worked = tokio::select! {
         biased;
-        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(CliError::from),
-        worked = work(client, &path, &membership, printer) => worked,
+        () = signals.next() => Ok(()),
+        worked = work(client, &path, &membership, printer, &mut has_joined) => worked,
     };
+    if !has_joined {
+        return worked;
+    }
     // Without it the others would wait for the session to end.
     match client.json(Method::DELETE, &path, None).await {
         Err(HttpError::Problem(problem)) if problem.status == 404 => {}
@@ -62,7 +69,26 @@ pub async fn run(client: &Client, membership: Membership<'_>, printer: &mut Prin
     worked
 }
 
-async fn work(client: &Client, path: &str, membership: &Membership<'_>, printer: &mut Printer) -> Result<(), CliError> {
+/// A group may wait for a topic that somebody makes later; whoever does not follow has mistaken its name.
+async fn expect_topic(client: &Client, membership: &Membership<'_>) -> Result<(), CliError> {
+    let path = format!("/v1/topics/{}", encode(membership.topic));
+    match client.json(Method::GET, &path, None).await {
+        Err(HttpError::Problem(problem)) if problem.status == 404 && membership.follow => {
+            eprintln!("there is no topic '{}' yet; waiting for it", membership.topic);
+            Ok(())
+        }
+        Err(error) if membership.follow && error.is_retryable() => Ok(()),
+        other => other.map(drop).map_err(CliError::from),
+    }
+}
+
+async fn work(
+    client: &Client,
+    path: &str,
+    membership: &Membership<'_>,
+    printer: &mut Printer,
+    has_joined: &mut bool,
+) -> Result<(), CliError> {
     let join = json!({ "topics": [membership.topic] });
     let mut backoff = FIRST_BACKOFF;
     loop {
@@ -77,7 +103,7 @@ async fn work(client: &Client, path: &str, membership: &Membership<'_>, printer:
             }
             Err(error) => return Err(error.into()),
         };
-        backoff = FIRST_BACKOFF;
+        (backoff, *has_joined) = (FIRST_BACKOFF, true);
         if place["state"] != "stable" {
             let interval = place["heartbeat_interval_ms"].as_u64().unwrap_or(200);
             tokio::time::sleep(Duration::from_millis(interval)).await;

@@ -114,7 +114,7 @@ pub async fn run(args: GroupArgs) -> Result<(), CliError> {
             let client = Client::new(&rest.target)?;
             for name in names {
                 client.json(Method::DELETE, &path(&name), None).await?;
-                eprintln!("deleted group '{name}'");
+                rest.done(&json!({"group": name, "deleted": true}), &format!("deleted group {name}"))?;
             }
             Ok(())
         }
@@ -145,23 +145,28 @@ fn show(group: &Value) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{}  {}, epoch {}, {} records behind ({} ms)",
+        "{}  {}, epoch {}, {} records behind ({})",
         output::cell(&group["group"]),
         output::cell(&group["state"]),
         output::cell(&group["epoch"]),
         output::cell(&group["lag"]),
-        output::cell(&group["lag_ms"]),
+        output::span(&group["lag_ms"]),
     )?;
     for member in group["members"].as_array().into_iter().flatten() {
         let [name, kind, host] = ["member", "kind", "host"].map(|field| output::cell(&member[field]));
-        writeln!(out, "  {name}  ({kind}, {host})")?;
+        let from = if kind == "http" { kind } else { format!("{kind}, {host}") };
+        writeln!(out, "  {name}  ({from})")?;
     }
     drop(out);
-    let fields =
-        ["topic", "partition", "committed_offset", "log_start_offset", "high_watermark", "lag", "lag_ms", "member"];
-    let row = |o: &Value| fields.map(|field| output::cell(&o[field])).to_vec();
+    let row = |o: &Value| {
+        let mut row = ["topic", "partition", "committed_offset", "log_start_offset", "high_watermark", "lag"]
+            .map(|field| output::cell(&o[field]))
+            .to_vec();
+        row.extend([output::span(&o["lag_ms"]), output::cell(&o["member"])]);
+        row
+    };
     let rows: Vec<_> = group["offsets"].as_array().into_iter().flatten().map(row).collect();
-    output::table(&["TOPIC", "PARTITION", "COMMITTED", "START", "END", "LAG", "LAG MS", "MEMBER"], &rows)
+    output::table(&["TOPIC", "PARTITION", "COMMITTED", "START", "END", "LAG", "BEHIND", "MEMBER"], &rows)
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@
 //! **Invariant**: an answer of status 400 and up never looks like success: it becomes an [`HttpError`] that carries the
 //! server's problem. Every wait has a limit.
 
-use super::{CliError, output::OutputArgs, sse::SseParser};
+use super::{
+    CliError,
+    output::{self, OutputArgs},
+    sse::SseParser,
+};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, Response, StatusCode, Uri, body::Incoming};
@@ -39,6 +43,20 @@ pub struct Common {
     /// How it prints what it got.
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+impl Common {
+    /// A change is no data: people read about it on stderr, programs get what it left.
+    ///
+    /// # Errors
+    /// What stdout says.
+    pub fn done(&self, left: &Value, text: &str) -> Result<(), CliError> {
+        if self.output.is_json() {
+            return output::json_line(left);
+        }
+        eprintln!("{text}");
+        Ok(())
+    }
 }
 
 /// Talks to one server, over connections that are kept.
@@ -123,6 +141,8 @@ impl std::fmt::Display for Problem {
         match self.code() {
             "unknown-topic" => f.write_str("\nsee `sluice topic list`, or make it with `sluice topic create`")?,
             "topic-exists" => f.write_str("\nsee `sluice topic describe`, or change it with `sluice topic alter`")?,
+            "unknown-queue" => f.write_str("\nsee `sluice queue stats`, or make it with `sluice queue create`")?,
+            "unknown-group" => f.write_str("\nsee `sluice group list`")?,
             _ if self.is_retryable() => f.write_str("\nit may work later: try again")?,
             _ => (),
         }

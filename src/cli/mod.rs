@@ -22,6 +22,7 @@ mod queue;
 mod record;
 mod serve;
 mod server_flags;
+mod signals;
 mod sse;
 mod topic;
 

@@ -76,11 +76,27 @@ fn format_table(head: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
-/// The text of a JSON value in a table: strings bare, lists joined by commas, nothing as a dash.
+/// Milliseconds for people; nothing as a dash.
+#[must_use]
+pub fn span(ms: &Value) -> String {
+    const UNITS: [(&str, u64); 4] = [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)];
+    let Some(ms) = ms.as_u64() else { return cell(ms) };
+    match UNITS.iter().find(|(_, size)| ms >= *size) {
+        Some((unit, size)) => format!("{:.1} {unit}", ms as f64 / *size as f64),
+        None => format!("{ms} ms"),
+    }
+}
+
+/// The text of a JSON value in a table: strings bare but for control characters, which would move the terminal's cursor;
+/// lists joined by commas, nothing as a dash.
 #[must_use]
 pub fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
+        Value::String(text) if text.chars().any(char::is_control) => {
+            let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+            text.chars().map(plain).collect()
+        }
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(","),
         other => other.to_string(),
@@ -109,6 +125,14 @@ mod tests {
         let rows = vec![vec!["games".to_owned(), "12".to_owned()], vec!["a".to_owned(), "3".to_owned()]];
         assert_eq!(format_table(&["NAME", "N"], &rows), "NAME    N\ngames  12\na       3\n");
         assert_eq!(format_table(&["NAME"], &[]), "NAME\n");
+    }
+
+    #[test]
+    fn spans_are_for_people_and_control_characters_for_nobody() {
+        let of = |ms: u64| span(&ms.into());
+        assert_eq!([of(0), of(999), of(61_500), of(172_800_000)], ["0 ms", "999 ms", "1.0 min", "2.0 d"]);
+        assert_eq!(span(&Value::Null), "-");
+        assert_eq!(cell(&"a\u{1b}[2Jé\n".into()), "a\\u{1b}[2Jé\\n");
     }
 
     #[test]

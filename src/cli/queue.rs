@@ -97,11 +97,11 @@ struct CreateArgs {
     /// Deliveries before a message is given up
     #[arg(long)]
     max_deliveries: Option<u16>,
-    /// none, or key: one message of a key at a time, in order
-    #[arg(long)]
+    /// With key: one message of a key at a time, in order
+    #[arg(long, value_parser = ["none", "key"])]
     order: Option<String>,
-    /// dead, park_key or skip
-    #[arg(long)]
+    /// What becomes of a message after its last delivery
+    #[arg(long, value_parser = ["dead", "park_key", "skip"])]
     on_exhausted: Option<String>,
     /// Waits after failures, in milliseconds: the first, the longest, and how they grow
     #[arg(long, value_name = "MIN,MAX,FACTOR", value_parser = backoff)]
@@ -121,13 +121,13 @@ struct EndArgs {
     #[arg(value_parser = place)]
     messages: Vec<Value>,
     /// Every one
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["messages", "reason", "state", "partition"])]
     all: bool,
     /// Those with exactly this reason
     #[arg(long)]
     reason: Option<String>,
-    /// dead or parked ones
-    #[arg(long)]
+    /// Those that are this
+    #[arg(long, value_parser = ["dead", "parked"])]
     state: Option<String>,
     /// Those of this partition
     #[arg(long)]
@@ -181,20 +181,11 @@ pub async fn run(args: QueueArgs) -> Result<(), CliError> {
             let client = Client::new(&rest.target)?;
             for name in names {
                 client.json(Method::DELETE, &path(&name), None).await?;
-                done(&rest, &json!({"name": name, "deleted": true}), &format!("deleted queue {name}"))?;
+                rest.done(&json!({"name": name, "deleted": true}), &format!("deleted queue {name}"))?;
             }
             Ok(())
         }
     }
-}
-
-/// A change is no data: people read about it on stderr, programs get what it left.
-fn done(rest: &Common, value: &Value, text: &str) -> Result<(), CliError> {
-    if rest.output.is_json() {
-        return output::json_line(value);
-    }
-    eprintln!("{text}");
-    Ok(())
 }
 
 async fn create(args: CreateArgs) -> Result<(), CliError> {
@@ -214,7 +205,7 @@ async fn create(args: CreateArgs) -> Result<(), CliError> {
     put("max_held", args.max_held.map(Value::from));
     let client = Client::new(&args.rest.target)?;
     let queue = client.json(Method::PUT, &path(&args.name), Some(&Value::Object(body))).await?;
-    done(&args.rest, &queue, &format!("queue {} is on topic {}", args.name, output::cell(&queue["topic"])))
+    args.rest.done(&queue, &format!("queue {} is on topic {}", args.name, output::cell(&queue["topic"])))
 }
 
 async fn receive(name: &str, wanted: &Value, ack: bool, rest: &Common) -> Result<(), CliError> {
@@ -259,20 +250,33 @@ async fn stats(name: Option<String>, rest: &Common) -> Result<(), CliError> {
         return queues.iter().try_for_each(output::json_line);
     }
     const FIELDS: [&str; 9] = ["name", "topic", "ready", "leased", "delayed", "blocked", "parked", "dead", "lost"];
-    let rows: Vec<Vec<String>> = queues.iter().map(|q| FIELDS.map(|field| output::cell(&q[field])).to_vec()).collect();
-    output::table(&FIELDS.map(str::to_uppercase).each_ref().map(String::as_str), &rows)?;
+    let row = |queue: &Value| {
+        let mut row = FIELDS.map(|field| output::cell(&queue[field])).to_vec();
+        row.push(output::span(&queue["oldest_ready_age_ms"]));
+        row
+    };
+    let mut head = FIELDS.map(str::to_uppercase).to_vec();
+    head.push("OLDEST READY".to_owned());
+    let head: Vec<&str> = head.iter().map(String::as_str).collect();
+    output::table(&head, &queues.iter().map(row).collect::<Vec<_>>())?;
+    let mut out = std::io::stdout().lock();
     for queue in &queues {
         for block in queue["blocked_by"].as_array().into_iter().flatten() {
             let (name, partition) = (output::cell(&queue["name"]), output::cell(&block["partition"]));
             if block["reason"] == "held-full" {
-                eprintln!("{name}: partition {partition} holds as many messages back as it may, and takes no new ones");
+                writeln!(out, "{name}: partition {partition} holds back as many as it may, and takes no new messages")?;
                 continue;
             }
-            let [key, offset, state, waiting] = ["key", "offset", "state", "waiting"].map(|f| output::cell(&block[f]));
-            eprintln!("{name}: {waiting} wait behind key {key}, {state} at {partition}@{offset}");
+            let [offset, state, waiting] = ["offset", "state", "waiting"].map(|field| output::cell(&block[field]));
+            writeln!(out, "{name}: {waiting} behind key {}, {state} at {partition}@{offset}", key(block))?;
         }
     }
     Ok(())
+}
+
+/// The key of a record or of what holds messages back, as text if it is some.
+fn key(of: &Value) -> String {
+    output::cell(if of["key"].is_null() { &of["key_base64"] } else { &of["key"] })
 }
 
 async fn dead(name: &str, rest: &Common) -> Result<(), CliError> {
@@ -290,7 +294,7 @@ async fn dead(name: &str, rest: &Common) -> Result<(), CliError> {
             let place = format!("{}@{}", output::cell(&message["partition"]), output::cell(&message["offset"]));
             let state = if message["gone"] == true { "gone".to_owned() } else { output::cell(&message["state"]) };
             let [attempts, reason] = ["attempts", "reason"].map(|field| output::cell(&message[field]));
-            rows.push(vec![place, state, attempts, output::cell(&message["record"]["key"]), reason]);
+            rows.push(vec![place, state, attempts, key(&message["record"]), reason]);
         }
         token = page["next_page_token"].as_str().map(str::to_owned);
         if token.is_none() {
@@ -324,7 +328,8 @@ async fn end(args: EndArgs, what: &str, past: &str) -> Result<(), CliError> {
     let client = Client::new(&args.rest.target)?;
     let path = format!("{}/dead/{what}", path(&args.name));
     let ended = client.json(Method::POST, &path, Some(&Value::Object(filter))).await?;
-    done(&args.rest, &ended, &format!("{past} {}", output::cell(&ended["count"])))
+    let plural = if ended["count"] == 1 { "" } else { "s" };
+    args.rest.done(&ended, &format!("{past} {} message{plural}", output::cell(&ended["count"])))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `sluice serve`: configuration in, a server that runs until it is told to stop.
 
-use super::{CliError, logging, server_flags::ServerFlags};
+use super::{CliError, logging, server_flags::ServerFlags, signals::Signals};
 use crate::config::{self, LogFormat, ServerConfig, Sources};
 use crate::server::{Server, StartError};
 use crate::sys::Sys;
@@ -9,7 +9,6 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The start is quiet when it takes less than this, and says how far it is this often when it takes longer.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -172,26 +171,5 @@ impl ReadyFile<'_> {
 impl Drop for ReadyFile<'_> {
     fn drop(&mut self) {
         let _ = self.sys.disk.remove_file(self.path); // somebody else may have removed it
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, CliError> {
-        let listen = |kind| signal(kind).map_err(|e| CliError::failed(format!("cannot listen for signals: {e}")));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            biased;
-            _ = self.terminate.recv() => (),
-            _ = self.interrupt.recv() => (),
-        }
     }
 }

@@ -111,7 +111,7 @@ pub async fn run(args: TopicArgs) -> Result<(), CliError> {
                 body["config"] = object(config);
             }
             let topic = Client::new(&rest.target)?.json(Method::POST, "/v1/topics", Some(&body)).await?;
-            done(&rest, &topic, &format!("made topic {name}"))
+            rest.done(&topic, &format!("made topic {name}"))
         }
         TopicCommand::List { internal, rest } => list(internal, &rest).await,
         TopicCommand::Describe { name, rest } => {
@@ -137,13 +137,13 @@ pub async fn run(args: TopicArgs) -> Result<(), CliError> {
             if let Some(warning) = topic["warning"].as_str() {
                 eprintln!("{warning}");
             }
-            done(&rest, &topic, &format!("changed topic {name}"))
+            rest.done(&topic, &format!("changed topic {name}"))
         }
         TopicCommand::Delete { names, rest } => {
             let client = Client::new(&rest.target)?;
             for name in names {
                 client.json(Method::DELETE, &path(&name), None).await?;
-                done(&rest, &json!({ "name": name, "deleted": true }), &format!("deleted topic {name}"))?;
+                rest.done(&json!({ "name": name, "deleted": true }), &format!("deleted topic {name}"))?;
             }
             Ok(())
         }
@@ -152,15 +152,6 @@ pub async fn run(args: TopicArgs) -> Result<(), CliError> {
 
 fn path(name: &str) -> String {
     format!("/v1/topics/{}", encode(name))
-}
-
-/// A change is no data: people read about it on stderr, programs get what it left.
-fn done(rest: &Common, topic: &Value, text: &str) -> Result<(), CliError> {
-    if rest.output.is_json() {
-        return output::json_line(topic);
-    }
-    eprintln!("{text}");
-    Ok(())
 }
 
 async fn list(internal: bool, rest: &Common) -> Result<(), CliError> {

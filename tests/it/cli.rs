@@ -3,6 +3,7 @@
 use crate::harness::{PATIENCE, Server};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 /// The program, without settings of whoever runs the tests.
@@ -215,6 +216,93 @@ async fn a_server_that_is_told_to_stop_drains_and_leaves_clean_data() {
     assert_eq!(status(&doctor), Some(1), "{doctor:?}");
     assert!(text(&doctor.stdout).contains("damaged"), "{doctor:?}");
     assert!(text(&doctor.stderr).contains("00000000000000000000.log"), "the file is named: {doctor:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_can_not_read_says_so_once_and_leaves_nothing_behind() {
+    let server = Server::start().await;
+    let typo = run(&server, &["consume", "no-such-topic", "--group", "g"], b"");
+    assert_eq!(status(&typo), Some(1), "{typo:?}");
+    assert!(text(&typo.stderr).contains("there is no topic 'no-such-topic'"), "{typo:?}");
+    run(&server, &["topic", "create", "t"], b"");
+    let bad = run(&server, &["consume", "t", "--group", "a/b"], b"");
+    assert_eq!((status(&bad), text(&bad.stderr).matches("the name contains '/'").count()), (Some(1), 1), "{bad:?}");
+    let groups = run(&server, &["group", "list", "-o", "json"], b"");
+    assert_eq!((status(&groups), text(&groups.stdout)), (Some(0), String::new()), "{groups:?}");
+}
+
+/// A worker whose command writes a number to `file` and goes on; gives it and the number, once that is written.
+fn worker(server: &Server, command: &str, file: &Path) -> (Child, String) {
+    let command = command.replace("FILE", &file.to_string_lossy());
+    let mut worker = sluice(&["queue", "work", "work", "--exec", &command])
+        .env("SLUICE_URL", format!("http://{}", server.http()))
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program was built");
+    for _ in 0..PATIENCE.as_millis() / 10 {
+        if let Ok(number) = std::fs::read_to_string(file)
+            && number.ends_with('\n')
+        {
+            return (worker, number.trim().to_owned());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let _ = worker.kill();
+    panic!("the command did not begin: {:?}", worker.wait_with_output());
+}
+
+fn send_term(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is our child");
+}
+
+/// Sends SIGTERM and waits until the worker says that it knows. What it gives stays open for what the worker says later.
+fn ask_to_stop(worker: &mut Child) -> impl Sized + use<> {
+    send_term(worker);
+    let mut said = String::new();
+    let mut stderr = BufReader::new(worker.stderr.take().expect("it is piped"));
+    stderr.read_line(&mut said).expect("it says something");
+    assert!(said.contains("waiting for the commands that run; a second signal ends them"), "{said}");
+    stderr
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_told_to_stop_finishes_what_it_holds() {
+    let server = Server::start().await;
+    run(&server, &["topic", "create", "jobs", "--partitions", "1"], b"");
+    run(&server, &["produce", "jobs"], b"a\nb\nc\n");
+    assert_eq!(status(&run(&server, &["queue", "create", "work", "--topic", "jobs"], b"")), Some(0));
+    let (go, begun) = (server.folder().join("go"), server.folder().join("begun"));
+    let command = format!("echo $$ > FILE; while [ ! -e {} ]; do sleep 0.05; done", go.display());
+    let (mut working, _) = worker(&server, &command, &begun);
+    let _stderr = ask_to_stop(&mut working);
+    std::fs::write(&go, "").unwrap();
+    assert_eq!(working.wait().expect("it is our child").code(), Some(0));
+    let queue = server.client().get("/v1/queues/work").await.json();
+    assert_eq!([&queue["acked"], &queue["ready"], &queue["leased"]], [1, 2, 0], "{queue}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_a_workers_commands_and_what_they_started() {
+    let server = Server::start().await;
+    run(&server, &["topic", "create", "jobs", "--partitions", "1"], b"");
+    run(&server, &["produce", "jobs"], b"a\n");
+    assert_eq!(status(&run(&server, &["queue", "create", "work", "--topic", "jobs"], b"")), Some(0));
+    let (mut working, started) = worker(&server, "sleep 600 & echo $! > FILE; wait", &server.folder().join("started"));
+    let _stderr = ask_to_stop(&mut working);
+    send_term(&working);
+    assert_eq!(working.wait().expect("it is our child").code(), Some(1));
+    let is_gone = || match std::fs::read_to_string(format!("/proc/{started}/stat")) {
+        Ok(stat) => stat.contains(") Z "),
+        Err(_) => true,
+    };
+    for _ in 0..PATIENCE.as_millis() / 10 {
+        if is_gone() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("the command's own child {started} still runs");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,10 +7,13 @@ use super::path;
 use crate::cli::{
     CliError,
     http_client::{Client, HttpError, Target},
+    output,
     record::LogRecord,
+    signals::Signals,
 };
 use bytes::Bytes;
 use hyper::Method;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use std::process::{ExitStatus, Stdio};
@@ -54,7 +57,7 @@ pub struct WorkArgs {
 
 const EXAMPLES: &str = "\
 The command gets SLUICE_QUEUE, SLUICE_TOPIC, SLUICE_PARTITION, SLUICE_OFFSET, SLUICE_ATTEMPT, and SLUICE_KEY if the key is text.
-With the first interrupt it takes no new messages and waits for the commands; with the second it ends at once.
+With the first SIGTERM or SIGINT it takes no new messages and waits for the commands; with the second it ends at once.
 
 Examples:
   sluice queue work scores --exec 'curl -sf -d @- http://127.0.0.1:9000/score'
@@ -110,7 +113,27 @@ enum Ended {
     LeaseLost,
 }
 
-/// Works until it is interrupted, or with `--until-done` until nothing is left.
+/// A command, in a process group of its own: a terminal's interrupt is for the worker alone, and with the command ends
+/// what it started.
+struct Running(Child);
+
+impl Running {
+    fn kill(&self) {
+        // Without an id it has ended and was waited for.
+        let group = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(group) = group {
+            let _ = kill_process_group(group, Signal::KILL); // it may have ended meanwhile
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Works until it is asked to stop, or with `--until-done` until nothing is left.
 ///
 /// # Errors
 /// What the server refuses for good.
@@ -118,31 +141,38 @@ pub async fn run(args: WorkArgs) -> Result<(), CliError> {
     let jobs = args.jobs;
     let stop = CancellationToken::new();
     let worker = std::sync::Arc::new(Worker { client: Client::new(&args.target)?, args, stop: stop.clone() });
-    let interrupted = tokio::spawn({
-        let stop = stop.clone();
-        async move {
-            let _ = tokio::signal::ctrl_c().await;
-            stop.cancel();
-            eprintln!("waiting for the commands that run; interrupt again to end at once");
-            let _ = tokio::signal::ctrl_c().await;
-            std::process::exit(1);
-        }
-    });
+    let mut signals = Signals::new()?;
     let mut running = JoinSet::new();
     for _ in 0..jobs {
         let worker = worker.clone();
         running.spawn(async move { worker.work().await });
     }
     let mut result = Ok(());
-    while let Some(ended) = running.join_next().await {
-        let ended = ended.map_err(|e| CliError::failed(e.to_string())).and_then(|ended| ended);
-        if ended.is_err() {
-            stop.cancel();
-            result = ended;
+    let mut is_asked = false;
+    loop {
+        let ended = tokio::select! {
+            biased;
+            ended = running.join_next() => ended,
+            () = signals.next() => {
+                if is_asked {
+                    running.shutdown().await; // which kills the commands
+                    return Err(CliError::failed("ended at once; what was in work comes again when its lease runs out"));
+                }
+                is_asked = true;
+                stop.cancel();
+                eprintln!("waiting for the commands that run; a second signal ends them");
+                continue;
+            }
+        };
+        match ended {
+            None => return result,
+            Some(Ok(Ok(()))) => {}
+            Some(ended) => {
+                stop.cancel();
+                result = ended.unwrap_or_else(|e| Err(CliError::failed(e.to_string())));
+            }
         }
     }
-    interrupted.abort();
-    result
 }
 
 impl Worker {
@@ -208,7 +238,8 @@ impl Worker {
             }
         };
         if verdict.get("ack").is_none() {
-            eprintln!("{place}: attempt {} failed: {}", message.attempt, verdict["nack"][0]["reason"]);
+            let reason = output::cell(&verdict["nack"][0]["reason"]);
+            eprintln!("{place}: attempt {} failed: {reason}", message.attempt);
         }
         match self.settle(&verdict).await {
             Err(HttpError::Problem(problem)) if problem.code() == "lease-lost" => {
@@ -246,11 +277,11 @@ impl Worker {
 
     /// Runs the command, and keeps the lease while it runs.
     async fn execute(&self, message: &ReceivedMessage<'_>, record: &LogRecord<'_>) -> Ended {
-        let mut child = match self.start(message, record) {
-            Ok(child) => child,
+        let mut running = match self.start(message, record) {
+            Ok(child) => Running(child),
             Err(error) => return Ended::NotStarted(error),
         };
-        if let Some(mut stdin) = child.stdin.take() {
+        if let Some(mut stdin) = running.0.stdin.take() {
             let value = record.value().unwrap_or_default();
             // A command need not read its input.
             tokio::spawn(async move { stdin.write_all(&value).await });
@@ -260,7 +291,7 @@ impl Worker {
         loop {
             tokio::select! {
                 biased;
-                status = child.wait() => return status.map_or_else(Ended::NotStarted, Ended::With),
+                status = running.0.wait() => return status.map_or_else(Ended::NotStarted, Ended::With),
                 () = tokio::time::sleep(third) => {}
             }
             let path = format!("{}/settle", path(&self.args.name));
@@ -268,7 +299,8 @@ impl Worker {
             if let Ok(Err(HttpError::Problem(problem))) = extended
                 && problem.code() == "lease-lost"
             {
-                let _ = child.kill().await; // it may have ended meanwhile
+                running.kill();
+                let _ = running.0.wait().await; // so that it is no zombie
                 return Ended::LeaseLost;
             }
         }
@@ -276,7 +308,7 @@ impl Worker {
 
     fn start(&self, message: &ReceivedMessage<'_>, record: &LogRecord<'_>) -> std::io::Result<Child> {
         let mut command = Command::new("sh");
-        command.arg("-c").arg(&self.args.exec).stdin(Stdio::piped()).kill_on_drop(true);
+        command.arg("-c").arg(&self.args.exec).stdin(Stdio::piped()).kill_on_drop(true).process_group(0);
         command.env("SLUICE_QUEUE", &self.args.name).env("SLUICE_TOPIC", record.topic.as_deref().unwrap_or_default());
         command.env("SLUICE_PARTITION", record.partition.to_string()).env("SLUICE_OFFSET", record.offset.to_string());
         command.env("SLUICE_ATTEMPT", message.attempt.to_string()).env_remove("SLUICE_KEY");

@@ -14,7 +14,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use serde::de::{self, DeserializeOwned, Deserializer};
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, ops::RangeInclusive};
 
 /// The `{topic}` of the path.
 #[derive(Debug, Clone)]
@@ -189,7 +189,8 @@ fn percent_decode(text: &str) -> Option<Cow<'_, [u8]>> {
     Some(Cow::Owned(out))
 }
 
-/// A JSON body of at most `Limits::request_bytes`. `T` must carry `#[serde(deny_unknown_fields)]`.
+/// A JSON body of at most `Limits::request_bytes`, and nothing in the query. `T` must carry
+/// `#[serde(deny_unknown_fields)]`.
 #[derive(Debug, Clone)]
 pub struct JsonBody<T>(pub T);
 
@@ -198,6 +199,11 @@ impl<T: DeserializeOwned> FromRequest<AppState> for JsonBody<T> {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         let (parts, incoming) = request.into_parts();
+        if let Some(name) = parts.uri.query().and_then(|query| query.split(['=', '&']).next()).filter(|n| !n.is_empty())
+        {
+            let detail = format!("unknown parameter '{name}'; what can be said here is said in the JSON body");
+            return Err(Problem::invalid_request(detail));
+        }
         require_json(&parts.headers)?;
         let bytes = body::read(&parts.headers, incoming, state.limits(), state.limits().request_bytes).await?;
         parse_json(&bytes).map(Self)
@@ -225,14 +231,40 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 /// 400 with the place and what to write instead.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|_| invalid_json("the body is no UTF-8"))?;
+    if text.trim_ascii().is_empty() {
+        return Err(invalid_json("there is no body; send a JSON object, {} if there is nothing to say"));
+    }
     check_document(text)?;
     serde_json::from_str(text).map_err(|error| {
         let message = error.to_string();
         let (what, place) = message.rsplit_once(" at line ").unwrap_or((&message, ""));
-        let what = unknown_field(what).map_or_else(|| what.to_owned(), |known| known.refusal("field"));
+        let what = match unknown_field(what) {
+            Some(known) => known.refusal("field"),
+            None => field_of::<T>(text).map_or_else(|| what.to_owned(), |field| format!("{field}: {what}")),
+        };
         let place = if place.is_empty() { String::new() } else { format!(" (line {place})") };
         Problem::invalid_request(format!("{what}{place}"))
     })
+}
+
+/// Where in a document lies what is no `T`, as in `nack[0].delay_ms`. Only for a refusal: it reads the document again.
+fn field_of<T: DeserializeOwned>(text: &str) -> Option<String> {
+    let refused = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text)).err()?;
+    let path = refused.path().to_string();
+    (path != ".").then_some(path)
+}
+
+/// A number of a request that may be left out.
+///
+/// # Errors
+/// 400 with what is allowed.
+pub fn within(name: &str, given: Option<i64>, default: i64, allowed: RangeInclusive<i64>) -> Result<i64, Problem> {
+    let n = given.unwrap_or(default);
+    if allowed.contains(&n) {
+        return Ok(n);
+    }
+    let (least, most) = (allowed.start(), allowed.end());
+    Err(Problem::invalid_request(format!("{name} is a whole number from {least} to {most}, not {n}")))
 }
 
 /// 400 `invalid-json`.
@@ -430,7 +462,9 @@ mod tests {
         assert!(detail("{\n \"name\": }").contains("line 2, column 10"));
         assert!(detail(&"[".repeat(100_000)).contains("128 deep"));
         assert!(detail("null").contains("the body is null"));
-        assert!(detail(r#"{"partitions":"3"}"#).contains("invalid type"));
+        assert!(detail(" \n").contains("there is no body; send a JSON object"));
+        assert!(detail(r#"{"partitions":"3"}"#).contains("partitions: invalid type"));
+        assert!(detail(r#"{"inner":[{},{"partitions":"3"}]}"#).contains("inner[1].partitions: invalid type"));
     }
 
     async fn query(query: &str) -> Result<Sample, Problem> {

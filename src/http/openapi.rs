@@ -139,6 +139,8 @@ fn complete() -> Value {
     leave_out_slow(&mut document["paths"]["/v1/topics/{topic}/records"]["get"]);
     link(&mut document);
     plain_choices(&mut document);
+    exact_texts(&mut document["components"]["schemas"]);
+    exact_names(&mut document);
     document
 }
 
@@ -150,8 +152,7 @@ fn add_schemas(schemas: &mut Value) {
     for (name, schema) in needed {
         schemas[&name] = serde_json::to_value(schema).expect("a schema is JSON");
     }
-    // Which fields go together is no concern of generators, and of validators it is.
-    let both = |a: &str, b: &str| json!({ "required": [a, b] });
+    refuse_together(schemas);
     let values = ["value", "text", "base64", "tombstone"];
     let mut refused = vec![both("key", "key_base64")];
     for (n, a) in values.iter().enumerate() {
@@ -161,12 +162,39 @@ fn add_schemas(schemas: &mut Value) {
     refused.push(json!({ "not": { "anyOf": one } }));
     schemas["NewRecord"]["not"] = json!({ "anyOf": refused });
     schemas["NewRecord"]["properties"]["value"]["not"] = json!({ "type": "null" });
-    schemas["RecordHeader"]["not"] = both("value", "value_base64");
     for name in
         ["NewRecord", "RecordHeader", "RecordBatch", "NewTopic", "TopicChange", "TruncateTopic", "TruncatePartition"]
     {
         schemas[name]["additionalProperties"] = json!(false);
     }
+}
+
+fn both(a: &str, b: &str) -> Value {
+    json!({ "required": [a, b] })
+}
+
+fn none_of(names: &[&str]) -> Value {
+    let each: Vec<_> = names.iter().map(|name| json!({ "required": [name] })).collect();
+    json!({ "not": { "anyOf": each } })
+}
+
+/// Which fields go together is no concern of generators, and of validators it is.
+fn refuse_together(schemas: &mut Value) {
+    schemas["RecordHeader"]["not"] = both("value", "value_base64");
+    let mut positions = vec![none_of(&["from", "since", "offsets"])];
+    let pairs = [("from", "since"), ("from", "offsets"), ("since", "offsets"), ("topics", "offsets")];
+    positions.extend(pairs.map(|(a, b)| both(a, b)));
+    schemas["SetGroupOffsets"]["not"] = json!({ "anyOf": positions });
+    schemas["CommitGroupOffsets"]["not"] =
+        json!({ "anyOf": [both("cursor", "offsets"), none_of(&["cursor", "offsets"])] });
+    let lists = ["ack", "nack", "reject", "extend"].map(|name| (name.to_owned(), json!({ "maxItems": 0 })));
+    schemas["SettleMessages"]["not"] = json!({ "properties": Map::from_iter(lists) });
+    let parts = ["partition", "messages", "state", "reason"];
+    let some: Vec<_> = parts.iter().map(|name| json!({ "required": [name] })).collect();
+    schemas["DeadFilter"]["not"] = json!({ "anyOf": [
+        { "required": ["all"], "properties": { "all": { "enum": [true] } }, "anyOf": some },
+        { "properties": { "all": { "enum": [false] } }, "not": { "anyOf": some } },
+    ] });
 }
 
 /// Pages and streams share their parameters, but a page refuses `slow`; and generated clients send a documented default.
@@ -209,6 +237,35 @@ fn plain_choices(value: &mut Value) {
             }
             *value = plain;
         }
+        _ => {}
+    }
+}
+
+/// Kafka's rule for names as attributes say it, for short, and as it is: `.` and `..` are none.
+const SHORT_NAME: &str = "^[a-zA-Z0-9._-]{1,249}$";
+const NAME: &str =
+    r"^([a-zA-Z0-9_-][a-zA-Z0-9._-]{0,248}|\.[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,247}|\.\.[a-zA-Z0-9._-]{1,247})$";
+
+/// A time as `read_parameters` takes it: RFC 3339.
+const TIME: &str = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[Tt ]([01][0-9]|2[0-3]):[0-5][0-9]:([0-5][0-9]|60)\
+    (\\.[0-9]+)?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])";
+/// Its other forms: Unix milliseconds, and so long ago.
+const MOMENTS: &str = "[0-9]{1,18}|-[0-9]{1,11}(ms|s|m|h|d)";
+
+/// What an attribute has no words for: the items of a list, and a pattern that is made of others.
+fn exact_texts(schemas: &mut Value) {
+    for name in ["JoinGroupMember", "SetGroupOffsets"] {
+        schemas[name]["properties"]["topics"]["items"]["pattern"] = json!(SHORT_NAME);
+    }
+    schemas["SetGroupOffsets"]["properties"]["since"]["pattern"] = json!(format!("^({MOMENTS}|{TIME})$"));
+    schemas["QueueDefinition"]["properties"]["start"]["pattern"] = json!(format!("^(earliest|latest|{TIME})$"));
+}
+
+fn exact_names(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(exact_names),
+        Value::Object(object) => object.values_mut().for_each(exact_names),
+        Value::String(text) if text == SHORT_NAME => NAME.clone_into(text),
         _ => {}
     }
 }

@@ -307,6 +307,12 @@ impl Problem {
         &self.0.code
     }
 
+    /// What happened this time.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     /// All of it.
     #[must_use]
     pub fn body(&self) -> &Body {

@@ -11,4 +11,5 @@ mod kill9;
 mod producing;
 mod queues;
 mod reading;
+mod refusals;
 mod slow_readers;

@@ -154,7 +154,7 @@ async fn bad_leases_and_bad_requests() {
     }
     for (bad, status) in [
         (json!({"topic": "jobs", "on_exhausted": "park_key"}), 422),
-        (json!({"topic": "jobs", "start": "soon"}), 400),
+        (json!({"topic": "jobs", "start": "soon"}), 422),
         (json!({"topic": "jobs", "max_deliveries": 0}), 400),
         (json!({"topic": "jobs", "backoff": {"min_ms": 5, "max_ms": 1, "factor": 2}}), 422),
         (json!({"topic": "__share_group_state"}), 403),

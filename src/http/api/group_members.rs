@@ -13,7 +13,7 @@ use crate::{
     },
     http::{
         AppState,
-        extract::{GroupMemberPath, JsonBody, Parameters, whole, whole_if_given},
+        extract::{GroupMemberPath, JsonBody, Parameters, whole, whole_if_given, within},
         problem::Problem,
         state::App,
     },
@@ -35,11 +35,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 const DEFAULT_SESSION_MS: i64 = 30_000;
 /// Topics that one member may name.
 const MAX_TOPICS: usize = 1000;
-const DEFAULT_LIMIT: u64 = 1000;
-const MAX_LIMIT: u64 = 100_000;
-const DEFAULT_BYTES: u64 = 1 << 20;
-const MAX_BYTES: u64 = 16 << 20;
-const MAX_WAIT_MS: u64 = 60_000;
+const DEFAULT_LIMIT: i64 = 1000;
+const MAX_LIMIT: i64 = 100_000;
+const DEFAULT_BYTES: i64 = 1 << 20;
+const MAX_BYTES: i64 = 16 << 20;
+const MAX_WAIT_MS: i64 = 60_000;
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -181,13 +181,13 @@ pub struct GroupReadParameters {
     cursor: Option<String>,
     /// Most records.
     #[param(nullable = false, minimum = 1, maximum = 100000, default = 1000)]
-    limit: Option<u64>,
+    limit: Option<i64>,
     /// About the most bytes.
     #[param(nullable = false, minimum = 1, maximum = 16777216, default = 1048576)]
-    max_bytes: Option<u64>,
+    max_bytes: Option<i64>,
     /// How long to wait for a first record, in milliseconds. A rebalance ends the wait.
     #[param(nullable = false, minimum = 0, maximum = 60000, default = 0)]
-    wait_ms: Option<u64>,
+    wait_ms: Option<i64>,
     /// How values are given.
     #[param(inline, nullable = false, default = "auto")]
     encoding: Option<Encoding>,
@@ -195,17 +195,11 @@ pub struct GroupReadParameters {
 
 impl GroupReadParameters {
     fn page(&self) -> Result<PageRequest, Problem> {
-        let within = |name: &str, value: Option<u64>, default: u64, least: u64, most: u64| {
-            let value = value.unwrap_or(default);
-            if (least..=most).contains(&value) {
-                return Ok(value);
-            }
-            Err(Problem::invalid_request(format!("{name} is a whole number from {least} to {most}")))
-        };
+        within("epoch", Some(self.epoch.into()), 0, 0..=i32::MAX.into())?;
         Ok(PageRequest {
-            limit: within("limit", self.limit, DEFAULT_LIMIT, 1, MAX_LIMIT)? as usize,
-            max_bytes: within("max_bytes", self.max_bytes, DEFAULT_BYTES, 1, MAX_BYTES)? as usize,
-            wait: Duration::from_millis(within("wait_ms", self.wait_ms, 0, 0, MAX_WAIT_MS)?),
+            limit: within("limit", self.limit, DEFAULT_LIMIT, 1..=MAX_LIMIT)? as usize,
+            max_bytes: within("max_bytes", self.max_bytes, DEFAULT_BYTES, 1..=MAX_BYTES)? as usize,
+            wait: Duration::from_millis(within("wait_ms", self.wait_ms, 0, 0..=MAX_WAIT_MS)? as u64),
         })
     }
 }
@@ -381,6 +375,7 @@ pub async fn commit_group_offsets(
     path: GroupMemberPath,
     JsonBody(request): JsonBody<CommitGroupOffsets>,
 ) -> Result<StatusCode, Problem> {
+    within("epoch", Some(request.epoch.into()), 0, 0..=i32::MAX.into())?;
     let groups = app.engine.groups()?;
     let place = groups.touch_http_member(&path.group, &path.member).await?;
     if place.epoch != request.epoch {

@@ -2,7 +2,7 @@
 
 use super::{
     group_members::{self, TopicPartitions},
-    read_parameters::{From, Text, moment},
+    read_parameters::{From, moment},
 };
 use crate::{
     engine::{
@@ -11,7 +11,7 @@ use crate::{
     },
     http::{
         AppState,
-        extract::{GroupPath, JsonBody, Parameters, whole},
+        extract::{GroupPath, JsonBody, Parameters, whole, within},
         problem::Problem,
         state::App,
     },
@@ -19,14 +19,14 @@ use crate::{
 };
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Groups of one page when the request does not say.
-const DEFAULT_PAGE: usize = 100;
+const DEFAULT_PAGE: i64 = 100;
 /// Groups of the largest page.
-const LARGEST_PAGE: usize = 1000;
+const LARGEST_PAGE: i64 = 1000;
 /// Offsets that one request may set.
 const MAX_OFFSETS: usize = 10_000;
 
@@ -234,7 +234,7 @@ impl GroupOffset {
 pub struct GroupListParameters {
     /// Most groups.
     #[param(nullable = false, minimum = 1, maximum = 1000, default = 100)]
-    page_size: Option<usize>,
+    page_size: Option<i64>,
     /// The `next_page_token` of the page before.
     #[param(nullable = false, min_length = 1, max_length = 1024)]
     page_token: Option<String>,
@@ -251,10 +251,7 @@ pub async fn list_groups(
     State(app): State<AppState>,
     Parameters(list): Parameters<GroupListParameters>,
 ) -> Result<Json<GroupPage>, Problem> {
-    let size = list.page_size.unwrap_or(DEFAULT_PAGE);
-    if !(1..=LARGEST_PAGE).contains(&size) {
-        return Err(Problem::invalid_request(format!("page_size is a whole number from 1 to {LARGEST_PAGE}")));
-    }
+    let size = within("page_size", list.page_size, DEFAULT_PAGE, 1..=LARGEST_PAGE)? as usize;
     if list.page_token.as_ref().is_some_and(|token| token.is_empty() || token.len() > 1024) {
         return Err(Problem::invalid_request("page_token is no token of an earlier page; leave it out to start again"));
     }
@@ -296,7 +293,7 @@ pub async fn get_group(State(app): State<AppState>, GroupPath(name): GroupPath) 
 async fn existing(app: &App, name: &str) -> Result<GroupDescription, Problem> {
     let group = app.engine.groups()?.describe_group(name).await?;
     if group.state == GroupState::Dead {
-        return Err(EngineError::from(GroupError::GroupIdNotFound).into());
+        return Err(unknown(name, EngineError::from(GroupError::GroupIdNotFound)));
     }
     Ok(group)
 }
@@ -310,8 +307,15 @@ async fn existing(app: &App, name: &str) -> Result<GroupDescription, Problem> {
     responses((status = 204, description = "The group is gone")),
 )]
 pub async fn delete_group(State(app): State<AppState>, GroupPath(name): GroupPath) -> Result<StatusCode, Problem> {
-    app.engine.groups()?.delete_group(&name).await?;
+    app.engine.groups()?.delete_group(&name).await.map_err(|error| unknown(&name, error))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// A refusal that names the group where it is not there.
+fn unknown(name: &str, error: EngineError) -> Problem {
+    let is_missing = matches!(error, EngineError::Group(GroupError::GroupIdNotFound));
+    let problem = Problem::from(error);
+    if is_missing { problem.with_detail(format!("there is no group '{name}'")) } else { problem }
 }
 
 /// Where a group is to go on. Name exactly one of `from`, `since` and `offsets`.
@@ -322,8 +326,8 @@ pub struct SetGroupOffsets {
     #[schema(inline, nullable = false)]
     from: Option<From>,
     /// At a time: RFC 3339, Unix time in milliseconds, or so long ago (`-15m`; ms, s, m, h, d).
-    #[schema(value_type = Option<String>, nullable = false, example = "-15m")]
-    since: Option<Text>,
+    #[schema(nullable = false, example = "-15m")]
+    since: Option<String>,
     /// At these offsets.
     #[schema(nullable = false, min_items = 1, max_items = 10000)]
     offsets: Option<Vec<NewGroupOffset>>,
@@ -393,8 +397,9 @@ pub async fn set_group_offsets(
     let offsets = match (request.from, request.since, request.offsets) {
         (Some(From::Earliest), None, None) => at(&app, &name, request.topics, OffsetSpec::Earliest).await?,
         (Some(From::Latest), None, None) => at(&app, &name, request.topics, OffsetSpec::Latest).await?,
-        (None, Some(Text(since)), None) => {
-            let since = moment("since", &since, app.sys.clock.now_ms())?;
+        (None, Some(since), None) => {
+            let since = moment("since", &since, app.sys.clock.now_ms())
+                .map_err(|refusal| unfit(refusal.detail().to_owned()))?;
             at(&app, &name, request.topics, OffsetSpec::Timestamp(since)).await?
         }
         (None, None, Some(_)) if request.topics.is_some() => {
@@ -439,8 +444,9 @@ async fn at(
         None => app.engine.groups()?.fetch_offsets(group).await?.into_keys().map(|(topic, _)| topic).collect(),
     };
     if names.is_empty() {
-        let detail = "the group has no offsets yet, so it does not say which topics are meant: name them in topics";
-        return Err(Problem::invalid_request(detail));
+        let detail =
+            format!("the group '{group}' has no offsets yet that say which topics are meant: name them in topics");
+        return Err(unfit(detail));
     }
     let mut offsets = Vec::new();
     for name in names {
@@ -452,6 +458,10 @@ async fn at(
         }
     }
     Ok(offsets)
+}
+
+fn unfit(detail: impl Into<Cow<'static, str>>) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-position", "The group can not go on there", detail)
 }
 
 fn find(app: &App, name: &TopicName) -> Result<Arc<TopicInfo>, Problem> {

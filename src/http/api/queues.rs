@@ -4,13 +4,13 @@ use super::{
     queues_dead,
     queues_describe::{self, Queue},
     queues_receive, queues_settle,
-    read_parameters::moment,
+    read_parameters::rfc3339,
 };
 use crate::{
     engine::{Backoff, MAX_DELIVERIES, OnExhausted, QueueSettings, QueueStart, QueueToPut},
     http::{
         AppState,
-        extract::{JsonBody, QueuePath, whole, whole_if_given},
+        extract::{JsonBody, QueuePath, whole, whole_if_given, within},
         problem::Problem,
     },
     types::TopicName,
@@ -29,7 +29,7 @@ const DEFAULT_LEASE_MS: i64 = 30_000;
 /// The longest lease, and the longest delay: longer work extends its lease.
 pub(super) const MAX_LEASE_MS: i64 = 43_200_000;
 const MAX_BACKOFF_MS: i64 = 86_400_000;
-const MAX_HELD: u32 = 1_000_000;
+const MAX_HELD: i64 = 1_000_000;
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -58,7 +58,7 @@ pub struct QueueDefinition {
     /// How often a message is delivered before it is given up.
     #[schema(nullable = false, minimum = 1, maximum = 10000, default = 5)]
     #[serde(default, deserialize_with = "whole_if_given")]
-    max_deliveries: Option<u16>,
+    max_deliveries: Option<i64>,
     /// Whether messages of a key are delivered one after the other; it can not be changed.
     #[schema(nullable = false, inline, default = "none")]
     order: Option<QueueOrder>,
@@ -71,7 +71,7 @@ pub struct QueueDefinition {
     /// How many messages of a partition may be delayed, blocked, parked or dead before it stops taking new ones.
     #[schema(nullable = false, minimum = 1, maximum = 1000000, default = 100000)]
     #[serde(default, deserialize_with = "whole_if_given")]
-    max_held: Option<u32>,
+    max_held: Option<i64>,
 }
 
 /// Whether order matters.
@@ -116,12 +116,15 @@ pub enum QueueExhausted {
 }
 
 impl QueueDefinition {
-    fn check(self, now_ms: i64) -> Result<QueueToPut, Problem> {
+    fn check(self) -> Result<QueueToPut, Problem> {
         let topic = TopicName::new(&self.topic).map_err(|e| Problem::invalid_name(format!("topic: {e}")))?;
         let start = match self.start.as_deref() {
             None | Some("earliest") => QueueStart::Earliest,
             Some("latest") => QueueStart::Latest,
-            Some(text) => QueueStart::Timestamp(moment("start", text, now_ms)?),
+            // Not so long ago: the same definition again would be another one.
+            Some(text) => QueueStart::Timestamp(rfc3339(text).ok_or_else(|| {
+                unfit(format!("start: '{text}' is neither earliest nor latest nor a time such as 2026-11-23T12:00:00Z"))
+            })?),
         };
         let order_by_key = self.order.unwrap_or_default() == QueueOrder::Key;
         let on_exhausted = match self.on_exhausted.unwrap_or_default() {
@@ -135,14 +138,19 @@ impl QueueDefinition {
         let defaults = QueueSettings::default();
         let backoff = self.backoff.map(QueueBackoff::check).transpose()?;
         let settings = QueueSettings {
-            max_deliveries: within("max_deliveries", self.max_deliveries, defaults.max_deliveries, MAX_DELIVERIES)?,
+            max_deliveries: within(
+                "max_deliveries",
+                self.max_deliveries,
+                defaults.max_deliveries.into(),
+                1..=MAX_DELIVERIES.into(),
+            )? as u16,
             order_by_key,
             backoff,
             on_exhausted,
-            max_held: within("max_held", self.max_held, defaults.max_held, MAX_HELD)?,
+            max_held: within("max_held", self.max_held, defaults.max_held.into(), 1..=MAX_HELD)? as u32,
             window: defaults.window,
         };
-        let lease_ms = within("lease_ms", self.lease_ms, DEFAULT_LEASE_MS, MAX_LEASE_MS)?;
+        let lease_ms = within("lease_ms", self.lease_ms, DEFAULT_LEASE_MS, 1..=MAX_LEASE_MS)?;
         Ok(QueueToPut { topic, start, lease_ms, settings })
     }
 }
@@ -157,19 +165,6 @@ impl QueueBackoff {
             return Err(unfit("backoff: factor is a number from 1 to 100"));
         }
         Ok(Backoff { min_ms, max_ms, factor })
-    }
-}
-
-pub(super) fn within<T: PartialOrd + From<u8> + std::fmt::Display>(
-    name: &str,
-    given: Option<T>,
-    default: T,
-    most: T,
-) -> Result<T, Problem> {
-    match given {
-        None => Ok(default),
-        Some(n) if n >= T::from(1) && n <= most => Ok(n),
-        Some(_) => Err(Problem::invalid_request(format!("{name} is a whole number from 1 to {most}"))),
     }
 }
 
@@ -195,7 +190,7 @@ pub async fn put_queue(
     QueuePath(name): QueuePath,
     JsonBody(definition): JsonBody<QueueDefinition>,
 ) -> Result<Response, Problem> {
-    let queue = definition.check(app.sys.clock.now_ms())?;
+    let queue = definition.check()?;
     let queues = app.engine.queues()?;
     let new = queues.put_queue(&name, queue).await?;
     let described = Json(Queue::of(queues.describe_queue(&name).await?));

@@ -1,12 +1,11 @@
 //! What queues gave up: list, redrive, discard.
 
-use super::queues::within;
 use super::records::LogRecord;
 use crate::{
     engine::{GivenUpFilter, GivenUpMessage},
     http::{
         AppState,
-        extract::{JsonBody, Parameters, QueuePath, whole, whole_if_given},
+        extract::{JsonBody, Parameters, QueuePath, whole, whole_if_given, within},
         problem::Problem,
     },
     session::json::{RecordWriter, ValueEncoding},
@@ -29,8 +28,8 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-const DEFAULT_PAGE: u64 = 100;
-const LARGEST_PAGE: u64 = 1000;
+const DEFAULT_PAGE: i64 = 100;
+const LARGEST_PAGE: i64 = 1000;
 /// Records that one request may name.
 const MAX_NAMED: usize = 10_000;
 
@@ -48,11 +47,11 @@ pub fn routes() -> OpenApiRouter<AppState> {
 #[into_params(parameter_in = Query)]
 pub struct DeadParameters {
     /// The `next_page_token` of the page before.
-    #[param(nullable = false, pattern = "^[0-9]{1,10}-[0-9]{1,19}$")]
+    #[param(nullable = false, pattern = "^[0-9]{1,19}-[0-9]{1,19}$")]
     page_token: Option<String>,
     /// Messages of a page at most.
     #[param(nullable = false, minimum = 1, maximum = 1000, default = 100)]
-    page_size: Option<u64>,
+    page_size: Option<i64>,
 }
 
 /// A message that was given up.
@@ -123,8 +122,8 @@ pub struct DeadFilter {
     partition: Option<i32>,
     /// These.
     #[serde(default)]
-    #[schema(required = false, max_items = 10000)]
-    messages: Vec<DeadPlace>,
+    #[schema(nullable = false, min_items = 1, max_items = 10000)]
+    messages: Option<Vec<DeadPlace>>,
     /// Dead letters, or parked ones.
     #[schema(nullable = false, inline)]
     state: Option<DeadState>,
@@ -157,22 +156,27 @@ pub struct DeadEnded {
 
 impl DeadFilter {
     fn check(self) -> Result<GivenUpFilter, Problem> {
-        let says =
-            self.partition.is_some() || !self.messages.is_empty() || self.state.is_some() || self.reason.is_some();
-        if self.all == says {
+        let Self { all, partition, messages, state, reason } = self;
+        let says = partition.is_some() || messages.is_some() || state.is_some() || reason.is_some();
+        if all == says {
             return Err(Problem::invalid_request(
                 "say which messages by partition, messages, state or reason, or send {\"all\":true} for every one",
             ));
         }
-        if self.messages.len() > MAX_NAMED {
-            return Err(Problem::invalid_request(format!("'messages' names at most {MAX_NAMED}")));
+        if messages.as_ref().is_some_and(|named| named.is_empty() || named.len() > MAX_NAMED) {
+            return Err(Problem::invalid_request(format!(
+                "messages names 1 to {MAX_NAMED}, each by partition and offset"
+            )));
         }
-        let records = self.messages.iter().map(|place| (place.partition, place.offset)).collect();
+        let negative = |place: &DeadPlace| place.partition < 0 || place.offset < 0;
+        if partition.is_some_and(|p| p < 0) || messages.iter().flatten().any(negative) {
+            return Err(Problem::invalid_request("partition and offset are whole numbers, 0 or more"));
+        }
         Ok(GivenUpFilter {
-            partition: self.partition,
-            records: (!self.messages.is_empty()).then_some(records),
-            parked: self.state.map(|state| state == DeadState::Parked),
-            reason: self.reason,
+            partition,
+            records: messages.map(|named| named.iter().map(|place| (place.partition, place.offset)).collect()),
+            parked: state.map(|state| state == DeadState::Parked),
+            reason,
         })
     }
 }
@@ -193,7 +197,7 @@ pub async fn list_dead_messages(
     QueuePath(queue): QueuePath,
     Parameters(parameters): Parameters<DeadParameters>,
 ) -> Result<Response, Problem> {
-    let size = within("page_size", parameters.page_size, DEFAULT_PAGE, LARGEST_PAGE)? as usize;
+    let size = within("page_size", parameters.page_size, DEFAULT_PAGE, 1..=LARGEST_PAGE)? as usize;
     let after = parameters.page_token.as_deref().map(parse_token).transpose()?;
     let queues = app.engine.queues()?;
     let topic = queues.describe_queue(&queue).await?.definition.topic.clone();
@@ -206,12 +210,17 @@ pub async fn list_dead_messages(
 }
 
 fn parse_token(token: &str) -> Result<(i32, i64), Problem> {
+    // Digits only, and never out of range: what is larger than any place is after all of them.
+    let number = |text: &str, most: i64| {
+        let is_number = !text.is_empty() && text.len() <= 19 && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| text.parse::<i64>().unwrap_or(i64::MAX).min(most))
+    };
     let parse = || {
         let (partition, offset) = token.split_once('-')?;
-        Some((partition.parse().ok()?, offset.parse().ok()?))
+        Some((number(partition, i64::from(i32::MAX))? as i32, number(offset, i64::MAX)?))
     };
     let refuse = || Problem::invalid_request("page_token is no token of an earlier page; leave it out to start again");
-    parse().filter(|(partition, _): &(i32, i64)| *partition >= 0).ok_or_else(refuse)
+    parse().ok_or_else(refuse)
 }
 
 fn dead_json(topic: &TopicName, messages: &[GivenUpMessage], more: bool) -> Vec<u8> {

@@ -1,6 +1,9 @@
 //! What queues are and what they are doing: list, describe.
 
-use super::queues::{QueueBackoff, QueueExhausted, QueueOrder};
+use super::{
+    queues::{QueueBackoff, QueueExhausted, QueueOrder},
+    read_parameters::to_rfc3339,
+};
 use crate::{
     engine::{HolderState, OnExhausted, QueueCounts, QueueDescription, QueueStart},
     http::{AppState, extract::QueuePath, problem::Problem},
@@ -21,7 +24,7 @@ pub struct Queue {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schema(required = false)]
     topic_deleted: bool,
-    /// Where it began.
+    /// Where it began: `earliest`, `latest`, or a time (RFC 3339).
     start: String,
     /// How long a message is leased where the receiver does not say, in milliseconds.
     #[schema(minimum = 1)]
@@ -205,7 +208,7 @@ impl Queue {
             start: match definition.start {
                 QueueStart::Earliest => "earliest".to_owned(),
                 QueueStart::Latest => "latest".to_owned(),
-                QueueStart::Timestamp(ms) => ms.to_string(),
+                QueueStart::Timestamp(ms) => to_rfc3339(ms),
             },
             lease_ms: definition.lease_ms,
             max_deliveries: settings.max_deliveries,

@@ -2,14 +2,14 @@
 
 use super::{
     produce::{IdempotencyKey, REPLAYED},
-    queues::{MAX_LEASE_MS, within},
+    queues::MAX_LEASE_MS,
     records::LogRecord,
 };
 use crate::{
     engine::{EngineError, ReceiveRequest, ReceivedMessages},
     http::{
         AppState,
-        extract::{JsonBody, QueuePath, whole_if_given},
+        extract::{JsonBody, QueuePath, whole_if_given, within},
         problem::Problem,
         state::App,
     },
@@ -26,10 +26,11 @@ use std::time::Duration;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-const MAX_MESSAGES: usize = 1000;
+const DEFAULT_MESSAGES: i64 = 10;
+const MAX_MESSAGES: i64 = 1000;
 pub(super) const DEFAULT_BYTES: usize = 4 << 20;
-const MAX_BYTES: usize = 16 << 20;
-const MAX_WAIT_MS: u64 = 60_000;
+const MAX_BYTES: i64 = 16 << 20;
+const MAX_WAIT_MS: i64 = 60_000;
 
 /// The routes.
 pub fn routes() -> OpenApiRouter<AppState> {
@@ -43,15 +44,15 @@ pub struct ReceiveMessages {
     /// Messages at most.
     #[schema(nullable = false, minimum = 1, maximum = 1000, default = 10)]
     #[serde(default, deserialize_with = "whole_if_given")]
-    max: Option<usize>,
+    max: Option<i64>,
     /// Bytes of keys and values at most; one message comes even if it is larger.
     #[schema(nullable = false, minimum = 1, maximum = 16777216, default = 4194304)]
     #[serde(default, deserialize_with = "whole_if_given")]
-    max_bytes: Option<usize>,
+    max_bytes: Option<i64>,
     /// How long to wait for the first message, in milliseconds.
     #[schema(nullable = false, minimum = 0, maximum = 60000, default = 0)]
     #[serde(default, deserialize_with = "whole_if_given")]
-    wait_ms: Option<u64>,
+    wait_ms: Option<i64>,
     /// How long they are leased, in milliseconds; without it as the queue says.
     #[schema(nullable = false, minimum = 1, maximum = 43200000)]
     #[serde(default, deserialize_with = "whole_if_given")]
@@ -103,13 +104,10 @@ pub async fn receive_messages(
     headers: HeaderMap,
     JsonBody(wanted): JsonBody<ReceiveMessages>,
 ) -> Result<Response, Problem> {
-    let max = within("max", wanted.max.map(|n| n as u64), 10, MAX_MESSAGES as u64)? as usize;
-    let max_bytes = within("max_bytes", wanted.max_bytes.map(|n| n as u64), DEFAULT_BYTES as u64, MAX_BYTES as u64)?;
-    let lease_ms = wanted.lease_ms.map(|ms| within("lease_ms", Some(ms), 1, MAX_LEASE_MS)).transpose()?;
-    let wait_ms = wanted.wait_ms.unwrap_or(0);
-    if wait_ms > MAX_WAIT_MS {
-        return Err(Problem::invalid_request(format!("wait_ms is at most {MAX_WAIT_MS}")));
-    }
+    let max = within("max", wanted.max, DEFAULT_MESSAGES, 1..=MAX_MESSAGES)? as usize;
+    let max_bytes = within("max_bytes", wanted.max_bytes, DEFAULT_BYTES as i64, 1..=MAX_BYTES)? as u64;
+    let lease_ms = wanted.lease_ms.map(|ms| within("lease_ms", Some(ms), ms, 1..=MAX_LEASE_MS)).transpose()?;
+    let wait_ms = within("wait_ms", wanted.wait_ms, 0, 0..=MAX_WAIT_MS)? as u64;
     let tag = IdempotencyKey::of(&headers)?.map(|key| key.for_receive(&queue, max, max_bytes, lease_ms));
     let wait = Duration::from_millis(wait_ms);
     let request = ReceiveRequest { queue, max, max_bytes: max_bytes as usize, wait, lease_ms, tag };

@@ -1,11 +1,11 @@
 //! Settling what was received from queues.
 
-use super::queues::{MAX_LEASE_MS, within};
+use super::queues::MAX_LEASE_MS;
 use crate::{
     engine::{SettleOutcome, Settlement},
     http::{
         AppState,
-        extract::{JsonBody, QueuePath, whole, whole_if_given},
+        extract::{JsonBody, QueuePath, whole, whole_if_given, within},
         problem::{Effects, OutcomeStatus, Problem, RecordOutcome},
     },
 };
@@ -16,7 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Leases of one settlement.
 const MAX_SETTLED: usize = 10_000;
-/// What a reason may have; the queue keeps the first 256 bytes.
+/// Characters of a reason; the queue keeps the first 256 bytes.
 const MAX_REASON: usize = 4096;
 
 /// The routes.
@@ -129,21 +129,19 @@ impl SettleMessages {
         }
         let reason = |given: Option<String>, default: &str| match given {
             None => Ok(default.to_owned()),
-            Some(text) if text.len() <= MAX_REASON => Ok(text),
-            Some(_) => Err(Problem::invalid_request(format!("a reason has at most {MAX_REASON} bytes"))),
+            Some(text) if text.chars().count() <= MAX_REASON => Ok(text),
+            Some(_) => Err(Problem::invalid_request(format!("a reason has at most {MAX_REASON} characters"))),
         };
         let mut all: Vec<_> = self.ack.into_iter().map(|lease| (lease, Settlement::Ack)).collect();
         for NackLease { lease, delay_ms, reason: why } in self.nack {
-            if delay_ms.is_some_and(|ms| !(0..=MAX_LEASE_MS).contains(&ms)) {
-                return Err(Problem::invalid_request(format!("delay_ms is a whole number from 0 to {MAX_LEASE_MS}")));
-            }
+            within("delay_ms", delay_ms, 0, 0..=MAX_LEASE_MS)?;
             all.push((lease, Settlement::Nack { delay_ms, reason: reason(why, "not acknowledged")? }));
         }
         for RejectLease { lease, reason: why } in self.reject {
             all.push((lease, Settlement::Reject { reason: reason(why, "rejected")? }));
         }
         for ExtendLease { lease, lease_ms } in self.extend {
-            let lease_ms = within("lease_ms", Some(lease_ms), 1, MAX_LEASE_MS)?;
+            let lease_ms = within("lease_ms", Some(lease_ms), lease_ms, 1..=MAX_LEASE_MS)?;
             all.push((lease, Settlement::Extend { lease_ms }));
         }
         Ok(all)
@@ -197,7 +195,7 @@ fn lost(outcomes: &[SettleOutcome]) -> Problem {
         RecordOutcome { leased_until_ms, ..RecordOutcome::not_stored(index, status) }
     });
     let detail = format!(
-        "{count} of {} leases were not held any more: they ran out, or were settled in another way; the others are as asked",
+        "not held any more: {count} of {} leases; such a lease ran out, or was settled in another way, and the others are as asked",
         outcomes.len()
     );
     let effects = if count == outcomes.len() { Effects::None } else { Effects::Applied };

@@ -325,7 +325,8 @@ pub fn moment(name: &str, text: &str, now_ms: i64) -> Result<i64, Problem> {
 }
 
 /// Unix milliseconds of `2026-11-23T12:00:00.5+01:00`; none before 1970.
-fn rfc3339(text: &str) -> Option<i64> {
+#[must_use]
+pub fn rfc3339(text: &str) -> Option<i64> {
     let number = |from: usize, to: usize| {
         let part = text.get(from..to)?;
         part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<i64>().ok()).flatten()
@@ -373,6 +374,25 @@ fn rfc3339(text: &str) -> Option<i64> {
     Some(seconds * 1_000 + millis).filter(|ms| *ms >= 0)
 }
 
+/// Unix milliseconds as RFC 3339 says them, in UTC.
+#[must_use]
+pub fn to_rfc3339(ms: i64) -> String {
+    let (days, of_day) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
+    // As above, the other way round.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    let (seconds, millis) = (of_day / 1000, of_day % 1000);
+    let fraction = if millis == 0 { String::new() } else { format!(".{millis:03}") };
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -401,6 +421,18 @@ mod tests {
             "99999999999999999999",
         ] {
             assert_eq!(of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_come_out_as_they_went_in() {
+        for text in
+            ["1970-01-01T00:00:00Z", "2000-02-29T12:34:56.789Z", "2026-12-31T23:59:59.001Z", "2100-03-01T00:00:00Z"]
+        {
+            assert_eq!(to_rfc3339(rfc3339(text).unwrap()), text);
+        }
+        for ms in (0..4_102_444_800_000).step_by(86_399_999_173) {
+            assert_eq!(rfc3339(&to_rfc3339(ms)), Some(ms));
         }
     }
 

@@ -4,13 +4,16 @@
 //! and a lease that ran out gives its own back: its message is no longer with this client.
 
 use super::{
-    queues::{MAX_LEASE_MS, within},
+    queues::MAX_LEASE_MS,
     queues_receive::{DEFAULT_BYTES, write_message},
     queues_settle::{SettleMessages, SettledMessages, settled},
 };
 use crate::{
     engine::{Engine, ReceiveRequest, ReceivedMessages, SettleOutcome, Settlement},
-    http::{extract::whole_if_given, problem::Problem},
+    http::{
+        extract::{whole_if_given, within},
+        problem::Problem,
+    },
     session::json::{RecordWriter, ValueEncoding, write_string},
     types::validate_name,
 };
@@ -53,7 +56,7 @@ pub(super) struct Flow {
 impl Flow {
     pub(super) fn new(serial: u64, frame: ReceiveFrame, credit: u64) -> Result<Self, Problem> {
         validate_name(&frame.queue).map_err(|e| Problem::invalid_name(format!("queue: {e}")))?;
-        let lease_ms = frame.lease_ms.map(|ms| within("lease_ms", Some(ms), 1, MAX_LEASE_MS)).transpose()?;
+        let lease_ms = frame.lease_ms.map(|ms| within("lease_ms", Some(ms), ms, 1..=MAX_LEASE_MS)).transpose()?;
         let (leases, ends) = (BTreeMap::new(), BTreeSet::new());
         let credit = credit.min(MAX_CREDIT);
         Ok(Self { serial, queue: frame.queue, lease_ms, credit, looking: None, leases, ends })

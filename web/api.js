@@ -12,7 +12,18 @@ export class ProblemError extends Error {
 export const problemOf = (error) =>
   error instanceof ProblemError ? error.problem : { title: "The page failed", detail: String(error?.message ?? error) };
 
-async function call(path, options = {}) {
+/**
+ * Parses JSON so that printing it again gives the numbers as they were sent, also those that a JavaScript number can
+ * not hold, where the browser can do that.
+ */
+export function parseExactly(text) {
+  if (!JSON.rawJSON) return JSON.parse(text);
+  return JSON.parse(text, (_name, value, context) =>
+    typeof value === "number" && context && String(value) !== context.source ? JSON.rawJSON(context.source) : value,
+  );
+}
+
+async function call(path, { exact = false, ...options } = {}) {
   let response;
   try {
     response = await fetch(path, options);
@@ -20,7 +31,8 @@ async function call(path, options = {}) {
     if (error.name === "AbortError") throw error;
     throw new ProblemError({ title: "The server does not answer", detail: "It is tried again.", code: "unreachable" });
   }
-  if (response.ok) return response.status === 204 ? undefined : response.json();
+  if (response.ok && response.status === 204) return undefined;
+  if (response.ok) return exact ? parseExactly(await response.text()) : response.json();
   let problem;
   try {
     problem = await response.json();
@@ -90,7 +102,8 @@ export const listQueues = async (signal) => (await call("/v1/queues", { signal }
 export const describeQueue = (queue, signal) => call(queuePath(queue), { signal });
 
 /** The first dead letters and parked messages. */
-export const deadLetters = (queue, limit, signal) => call(queuePath(queue, `/dead?page_size=${limit}`), { signal });
+export const deadLetters = (queue, limit, signal) =>
+  call(queuePath(queue, `/dead?page_size=${limit}`), { signal, exact: true });
 
 /** Redrives or discards (`what`) those that fit the filter. */
 export const endDead = (queue, what, filter) =>

@@ -53,14 +53,15 @@ function App() {
     cluster().then(setNode, () => {}); // the views say it when the server does not answer
   }, []);
 
+  const current = (view) => (place.view !== view ? null : place.name ? "true" : "page");
   return html`
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); main.current?.focus(); }}>Skip to the content</a>
     <header class="bar">
       <a class="brand" href="#/topics"><img src="/assets/favicon.svg" alt="" width="28" height="28" />Sluice</a>
       <nav aria-label="Main">
-        <a href="#/topics" aria-current=${place.view === "topics" && !place.name ? "page" : null}>Topics</a>
-        <a href="#/groups" aria-current=${place.view === "groups" && !place.name ? "page" : null}>Groups</a>
-        <a href="#/queues" aria-current=${place.view === "queues" && !place.name ? "page" : null}>Queues</a>
+        <a href="#/topics" aria-current=${current("topics")}>Topics</a>
+        <a href="#/groups" aria-current=${current("groups")}>Groups</a>
+        <a href="#/queues" aria-current=${current("queues")}>Queues</a>
         <a href="/docs">API</a>
       </nav>
       ${node && html`<span class="node" title=${`cluster ${node.cluster_id}`}>broker ${node.broker_id}</span>`}

@@ -1,7 +1,7 @@
 // Consumer groups: which there are, who reads what, and how far behind they are.
 
 import { useCallback, useState } from "./vendor/hooks.js";
-import { count, html, plural, Problem } from "./ui.js";
+import { count, html, plural, Problem, span } from "./ui.js";
 import { describeGroup, listGroups } from "./api.js";
 import { usePolling } from "./topics.js";
 
@@ -11,14 +11,6 @@ const MOST_ROWS = 50;
 const MOST_PARTITIONS = 500;
 
 const TONES = { stable: "good", rebalancing: "wait", empty: "idle" };
-
-/** A span of time as people say it. */
-export function span(ms) {
-  if (ms < 1000) return `${ms} ms`;
-  const units = [["d", 86_400_000], ["h", 3_600_000], ["min", 60_000], ["s", 1000]];
-  const [unit, size] = units.find(([, size]) => ms >= size);
-  return `${(ms / size).toFixed(ms / size < 10 ? 1 : 0)} ${unit}`;
-}
 
 function GroupState({ state }) {
   return html`<span class=${`chip ${TONES[state] ?? "idle"}`} data-state=${state}><span class="dot" aria-hidden="true"></span>${state}</span>`;
@@ -110,8 +102,8 @@ function Members({ members }) {
         ${members.map((member) => html`<tr key=${member.member} data-member=${member.member}>
           <th scope="row">${member.member}</th>
           <td>${member.kind === "http" ? "HTTP" : "Kafka"}</td>
-          <td>${member.client_id}</td>
-          <td>${member.host}</td>
+          <td>${member.kind === "http" ? "–" : member.client_id}</td>
+          <td>${member.kind === "http" ? "–" : member.host}</td>
           <td>${parts(member.assignment)}</td>
         </tr>`)}
       </tbody>

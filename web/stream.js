@@ -4,23 +4,12 @@
 // up for good on any answer but 200; then `Subscription` opens another one, from the same cursor, after a growing wait.
 // Pausing closes the connection and keeps the cursor: nothing is buffered anywhere, and nothing is lost.
 
-import { describeTopic, problemOf, topicPath } from "./api.js";
+import { describeTopic, parseExactly, problemOf, topicPath } from "./api.js";
 
 const FIRST_WAIT_MS = 1_000;
 const LONGEST_WAIT_MS = 30_000;
 /** A page that nobody sees lets its connection go after this long: a browser has only six for a host over HTTP/1.1. */
 const UNSEEN_MS = 60_000;
-
-/**
- * Parses JSON so that printing it again gives the numbers as they were sent, also those that a JavaScript number can
- * not hold, where the browser can do that.
- */
-export function parseExactly(text) {
-  if (!JSON.rawJSON) return JSON.parse(text);
-  return JSON.parse(text, (_name, value, context) =>
-    typeof value === "number" && context && String(value) !== context.source ? JSON.rawJSON(context.source) : value,
-  );
-}
 
 /** One live subscription. Handlers: `record(record)`, `gap(gap)`, `problem(problem)`, `state(name)`, `reset()`. */
 export class Subscription {

@@ -193,7 +193,8 @@ export function valueText(record) {
 /** A record's key as text; `undefined` when it has none. */
 export const keyText = (record) => record.key ?? record.key_base64;
 
-const cut = (text) => (text.length > MOST_CHARACTERS ? `${text.slice(0, MOST_CHARACTERS)}…` : text);
+/** Text that is not too long for a screen. */
+export const cut = (text) => (text.length > MOST_CHARACTERS ? `${text.slice(0, MOST_CHARACTERS)}…` : text);
 
 function Line({ record }) {
   const [kind, text] = valueText(record);

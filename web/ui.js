@@ -31,6 +31,14 @@ export function bytes(n) {
   return `${unit === 0 || n >= 100 ? Math.round(n) : n.toFixed(1)} ${units[unit]}`;
 }
 
+/** A span of time as people say it. */
+export function span(ms) {
+  if (ms < 1000) return `${ms} ms`;
+  const units = [["d", 86_400_000], ["h", 3_600_000], ["min", 60_000], ["s", 1000]];
+  const [unit, size] = units.find(([, size]) => ms >= size);
+  return `${(ms / size).toFixed(ms / size < 10 ? 1 : 0)} ${unit}`;
+}
+
 /** A record's time on the reader's clock face. */
 export const timeOfDay = (ms) => clock.format(new Date(ms));
 

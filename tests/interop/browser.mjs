@@ -14,6 +14,14 @@ const demo = spawn(binary, ["demo", "--url", url, "--speed", "20"], { stdio: ["i
 let said = "";
 for (const stream of [demo.stdout, demo.stderr]) stream.on("data", (text) => (said = (said + text).slice(-4_000)));
 
+/** Asks the server itself, as other programs would. */
+async function api(method, path, body) {
+  const json = body && { headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+  const answer = await fetch(`${url}/v1/${path}`, { method, ...json, signal: AbortSignal.timeout(20_000) });
+  if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${await answer.text()}`);
+  return answer.status === 204 ? undefined : answer.json();
+}
+
 const browser = await chromium.launch({
   executablePath: "/usr/bin/chromium",
   args: [
@@ -94,6 +102,67 @@ try {
   await publish("odd", '{"team1":"<b>one</b>","team2":"","score":[1,2],"type":["goal"],"minute":{"a":1e99},"player":null,"year":1.0}');
   await line("1e99");
   await page.screenshot({ path: `${folder}/tail.png` });
+
+  // Groups: who reads what, and how far behind.
+  await api("POST", "topics", { name: "jobs", partitions: 1 });
+  const records = ["a", "a", "b", "c", "d", "e"].map((key, n) => ({ key, value: { job: n, exact: 12345678901234 } }));
+  await api("POST", "topics/jobs/records", { records });
+  let place;
+  for (let i = 0; place?.state !== "stable" && i < 100; i++) {
+    place = await api("PUT", "groups/readers/members/reader-1", { topics: ["jobs"], session_timeout_ms: 600_000 });
+    await new Promise((resolve) => setTimeout(resolve, place.heartbeat_interval_ms / 4));
+  }
+  const offsets = [{ topic: "jobs", partition: 0, offset: 2 }];
+  await api("POST", "groups/readers/members/reader-1/commit", { epoch: place.epoch, offsets });
+  await page.click("nav >> text=Groups");
+  await page.waitForSelector("tr[data-group=readers] [data-lag='4']", WAIT);
+  check("the group is listed with its lag", true);
+  await page.screenshot({ path: `${folder}/groups.png` });
+  await page.click("tr[data-group=readers] a");
+  await page.waitForSelector("[data-state=stable]", WAIT);
+  const reader = await page.innerText("tr[data-member=reader-1]");
+  check("its page says who reads what", reader.includes("jobs: 0"));
+  await page.screenshot({ path: `${folder}/group.png` });
+
+  // Queues: what waits for what, and the dead letters, which a click redrives or discards.
+  await api("PUT", "queues/work", { topic: "jobs", order: "key" });
+  await api("POST", "queues/work/receive", { max: 1, lease_ms: 600_000 });
+  const given = await api("POST", "queues/work/receive", { max: 3 });
+  const reject = given.messages.map(({ lease, record }) => ({ lease, reason: `no ${record.key} today` }));
+  await api("POST", "queues/work/settle", { reject });
+  await page.click("nav >> text=Queues");
+  await page.waitForSelector("tr[data-queue=work] [data-state=dead]:text-is('3')", WAIT);
+  check("the queue is listed with its counts", true);
+  await page.screenshot({ path: `${folder}/queues.png` });
+  await page.click("tr[data-queue=work] a >> nth=0");
+  await page.waitForSelector("[data-dead='0@4']", WAIT);
+  const blocked = await page.innerText("[data-block=key]");
+  check("its page says what holds what back", /^1 message behind key a, leased at 0@0 for /.test(blocked));
+  const letter = await page.innerText("[data-dead='0@2']");
+  check("a dead letter shows its value and why", letter.includes("12345678901234") && letter.includes("no b today"));
+  await page.screenshot({ path: `${folder}/queue.png` });
+  await page.click("[data-dead='0@2'] >> text=Redrive");
+  await page.waitForSelector("[data-dead='0@2']", { state: "detached", ...WAIT });
+  page.once("dialog", (dialog) => dialog.dismiss());
+  await page.click("[data-dead='0@3'] >> text=Discard");
+  page.once("dialog", (dialog) => dialog.accept());
+  await page.click("[data-dead='0@3'] >> text=Discard");
+  await page.waitForSelector("[data-dead='0@3']", { state: "detached", ...WAIT });
+  const counts = ({ ready, dead, discarded }) => `${ready} ready, ${dead} dead, ${discarded} discarded`;
+  const one = counts(await api("GET", "queues/work"));
+  check(`one is redriven and one discarded: ${one}`, one === "2 ready, 1 dead, 1 discarded");
+  await page.setViewportSize({ width: 400, height: 800 });
+  await page.screenshot({ path: `${folder}/queue-narrow.png` });
+  const sideways = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+  check("on a narrow screen the queue's page does not scroll sideways", !sideways);
+  await page.setViewportSize({ width: 1280, height: 900 });
+  await page.click("text=Redrive all");
+  await page.waitForSelector("text=No dead letters", WAIT);
+  const all = counts(await api("GET", "queues/work"));
+  check(`all of them are redriven: ${all}`, all === "3 ready, 0 dead, 1 discarded");
+  const again = await api("POST", "queues/work/receive", { max: 10 });
+  const keys = again.messages.map(({ record }) => record.key).join();
+  check(`what was redriven comes again: ${keys}`, keys === "b,d,e");
 
   // Values that are no games, and a narrow, dark screen.
   await page.emulateMedia({ colorScheme: "dark" });

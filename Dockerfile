@@ -27,9 +27,10 @@ VOLUME /var/lib/sluice
 
 # Inside a container the outside is the network's to guard; on a machine the default is loopback alone.
 ENV SLUICE_HTTP=0.0.0.0:8080 \
+    SLUICE_KAFKA=0.0.0.0:9092 \
     SLUICE_DATA=/var/lib/sluice \
     SLUICE_LOG_FORMAT=json
-EXPOSE 8080
+EXPOSE 8080 9092
 
 # The binary asks its own server, so the image needs no other program.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \

@@ -24,6 +24,7 @@ use crate::types::{FlushPolicy, LeaderEpoch, Offset, TimestampType, TopicConfig}
 use std::{
     io,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 /// Bytes of batches between two snapshots of producers and Idempotency-Keys.
@@ -137,8 +138,12 @@ impl LogCore {
     fn begin(&self, writer: &mut Writer, limit: usize) -> Step {
         let appends = {
             let mut front = self.front.lock();
-            if std::mem::take(&mut writer.gathers) {
-                let ran_out = front.gathering.take().is_some();
+            if writer.gathers {
+                let ran_out = front.gathering.is_some();
+                if ran_out && let Some(slice) = writer.gathering.goes_on(self.now(), front.staged.len()) {
+                    return Step::Gather(slice);
+                }
+                (writer.gathers, front.gathering) = (false, None);
                 writer.gathering.ended(!ran_out, front.staged.len());
             }
             if let Some(control) = front.controls.pop_front() {
@@ -213,8 +218,7 @@ impl LogCore {
             writer.segment.first_append_ms.store(now_ms, Ordering::Relaxed);
         }
         if writer.flush == FlushPolicy::Commit {
-            let now = self.context.sys.clock.monotonic();
-            writer.preallocation.prepare(&*file, now, writer.position, bytes as u64, config.segment_bytes);
+            writer.preallocation.prepare(&*file, self.now(), writer.position, bytes as u64, config.segment_bytes);
         }
         let (start_position, start_offset) = (writer.position, writer.next_offset);
         let group = Group { appends, batches, file, written: 0, start_position, start_offset, now_ms, published: None };
@@ -416,18 +420,23 @@ impl LogCore {
         if !front.controls.is_empty() || !front.finals.is_empty() {
             return Step::Requeue;
         }
+        let staged = (front.staged.len(), front.staged_bytes);
         if writer.flush == FlushPolicy::Commit
-            && let Some((expected, time)) = writer.gathering.wait(answered, front.staged.len(), front.staged_bytes)
+            && let Some((expected, slice)) = writer.gathering.wait(self.now(), answered, staged.0, staged.1)
         {
             front.gathering = Some(expected);
             writer.gathers = true;
-            return Step::Gather(time);
+            return Step::Gather(slice);
         }
         if front.staged.is_empty() {
             front.enqueued = false;
             return Step::Done;
         }
         Step::Requeue
+    }
+
+    fn now(&self) -> Duration {
+        self.context.sys.clock.monotonic()
     }
 
     /// Writes down that all below `end` is durable. Not synced: a stale value costs a longer recovery.

@@ -19,6 +19,7 @@ pub use description::{BlockedKey, QueueDescription, QueuePartition};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -129,9 +130,13 @@ pub(super) struct QueueCoordinators {
     handles: Mutex<BTreeMap<String, Arc<QueueHandle>>>,
 }
 
-/// A queue as its receivers on this broker share it.
+/// A queue as its receivers on this broker share it, until it is changed, deleted or made again.
 struct QueueHandle {
+    /// Tells it from another one that was made under its name.
+    id: u64,
     definition: Arc<Definition>,
+    /// Nobody is told of anything here any more.
+    is_stale: AtomicBool,
     /// Something may be ready.
     wake: Notify,
     /// Partitions whose log is being looked at for all.
@@ -157,6 +162,7 @@ impl QueueCoordinators {
 
     fn forget(&self, name: &str) {
         if let Some(handle) = self.handles.lock().remove(name) {
+            handle.is_stale.store(true, Ordering::Release);
             handle.wake.notify_waiters();
         }
     }
@@ -188,10 +194,10 @@ impl RoutedEngine {
             return Ok(handle.clone());
         }
         match self.ask_queue(name, QueueCommand::Find(name.to_owned())).await? {
-            QueueReply::Found(_, definition) => {
+            QueueReply::Found(id, definition) => {
                 let new = || {
-                    let (wake, looking) = (Notify::new(), Mutex::default());
-                    Arc::new(QueueHandle { definition, wake, looking })
+                    let (is_stale, wake, looking) = (AtomicBool::new(false), Notify::new(), Mutex::default());
+                    Arc::new(QueueHandle { id, definition, is_stale, wake, looking })
                 };
                 Ok(self.queues.handles.lock().entry(name.to_owned()).or_insert_with(new).clone())
             }
@@ -202,7 +208,11 @@ impl RoutedEngine {
     /// The topic of a queue, by identity.
     fn topic_of_queue(&self, name: &str, definition: &Definition) -> Result<Arc<TopicInfo>, EngineError> {
         let topic = self.topic(&definition.topic).filter(|info| info.id == definition.topic_id);
-        topic.ok_or_else(|| QueueRefusal::TopicDeleted(name.to_owned(), definition.topic.to_string()).into())
+        topic.ok_or_else(|| {
+            // The queue may have been made again, over another topic: the next call looks.
+            self.queues.forget(name);
+            QueueRefusal::TopicDeleted(name.to_owned(), definition.topic.to_string()).into()
+        })
     }
 
     async fn put(&self, name: String, queue: QueueToPut) -> Result<bool, EngineError> {

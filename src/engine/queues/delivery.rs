@@ -6,7 +6,7 @@
 use super::{QueueHandle, QueueMessage, ReceiveRequest, ReceivedMessages, unexpected};
 use crate::codec::{DecompressLimit, RecordBatch, RecordView};
 use crate::coordinator::queue::{
-    Definition, LeaseRef, Leased, Offer, Offered, QueueCommand, QueueReply, Received, Want,
+    Definition, LeaseRef, Leased, Offer, Offered, QueueCommand, QueueRefusal, QueueReply, Received, Want,
 };
 use crate::engine::routed::RoutedEngine;
 use crate::engine::{Engine, EngineError, FetchRequest, TopicInfo};
@@ -16,6 +16,8 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -29,14 +31,21 @@ const READ_BYTES: usize = 1 << 20;
 /// The header by which a record says when it is to be delivered, in Unix ms.
 pub(super) const DELIVER_AT: &[u8] = b"deliver_at_ms";
 
+/// How soon a log is looked at again that could not be read.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// Takes the mark of a look back, whatever becomes of the one who looks.
-struct Looking<'a> {
-    handle: &'a QueueHandle,
+struct Looking {
+    handle: Arc<QueueHandle>,
     partitions: Vec<i32>,
 }
 
-impl Drop for Looking<'_> {
+impl Drop for Looking {
     fn drop(&mut self) {
+        // Who looked at nothing has nothing to tell. Two receivers that wait would wake each other for ever.
+        if self.partitions.is_empty() {
+            return;
+        }
         let mut looking = self.handle.looking.lock();
         looking.retain(|partition| !self.partitions.contains(partition));
         drop(looking);
@@ -46,19 +55,36 @@ impl Drop for Looking<'_> {
 
 type Watches = BTreeMap<i32, watch::Receiver<PartitionProgress>>;
 
+/// The first offset that can be read, of each partition.
+pub(super) fn log_starts(watches: &Watches) -> Vec<(i32, i64)> {
+    watches.iter().map(|(partition, watch)| (*partition, watch.borrow().log_start.get())).collect()
+}
+
 impl RoutedEngine {
     pub(super) async fn receive_messages(&self, request: ReceiveRequest) -> Result<ReceivedMessages, EngineError> {
         let deadline = Instant::now() + request.wait;
-        let handle = self.queue_handle(&request.queue).await?;
-        let mut offers = Vec::new();
-        let mut looking: Option<Looking<'_>> = None;
+        // What was found in the log, for the queue of this identity.
+        let (mut offers, mut found_for) = (Vec::new(), 0);
+        let mut looking: Option<Looking> = None;
         loop {
+            // Each time: a queue that was changed or made again meanwhile has another one, and that is woken.
+            let handle = self.queue_handle(&request.queue).await?;
             let topic = self.topic_of_queue(&request.queue, &handle.definition)?;
             let mut woken = pin!(handle.wake.notified());
             // Before the question, so that what comes between it and the wait is not missed.
             woken.as_mut().enable();
+            if handle.is_stale.load(Ordering::Acquire) {
+                continue;
+            }
             let mut watches = self.watches(&topic)?;
-            let received = self.ask_receive(&request, &watches, std::mem::take(&mut offers)).await?;
+            if found_for != handle.id {
+                offers.clear();
+            }
+            let received = match self.ask_receive(&request, handle.id, &watches, std::mem::take(&mut offers)).await {
+                // Deleted, or made again: the next turn finds out.
+                Err(EngineError::Queue(QueueRefusal::UnknownQueue(_))) => continue,
+                received => received?,
+            };
             drop(looking.take());
             if !received.leases.is_empty() {
                 let messages = self.read_leased(&request, &topic, received.leases).await?;
@@ -69,8 +95,10 @@ impl RoutedEngine {
                 continue;
             }
             let mark = self.mark_looking(&handle, &received.wants, &watches);
-            if !mark.partitions.is_empty() {
+            let unread = !mark.partitions.is_empty();
+            if unread {
                 offers = self.look(&topic, &handle.definition, &received.wants, &mark.partitions).await?;
+                found_for = handle.id;
                 looking = Some(mark);
                 if !offers.is_empty() {
                     continue;
@@ -79,6 +107,11 @@ impl RoutedEngine {
             drop(looking.take());
             if Instant::now() >= deadline {
                 return Ok(ReceivedMessages { topic, messages: Vec::new(), replayed: false });
+            }
+            if unread {
+                // There is something, and it can not be read now. Nothing else would hold this loop.
+                tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_AGAIN)).await;
+                continue;
             }
             let due = received.next_due.map(|due| due.saturating_sub(self.sys.clock.monotonic()));
             // A tick more: a timer is looked at in whole ticks.
@@ -99,7 +132,7 @@ impl RoutedEngine {
     }
 
     /// The progress of every partition of a topic, marked as seen.
-    fn watches(&self, topic: &TopicInfo) -> Result<Watches, EngineError> {
+    pub(super) fn watches(&self, topic: &TopicInfo) -> Result<Watches, EngineError> {
         let watch = |partition| {
             let mut watch = self.watch(topic.id, PartitionId::new(partition))?;
             watch.mark_unchanged();
@@ -111,13 +144,14 @@ impl RoutedEngine {
     async fn ask_receive(
         &self,
         request: &ReceiveRequest,
+        id: u64,
         watches: &Watches,
         offers: Vec<Offer>,
     ) -> Result<Received, EngineError> {
-        let log_starts =
-            watches.iter().map(|(partition, watch)| (*partition, watch.borrow().log_start.get())).collect();
+        let log_starts = log_starts(watches);
         let command = QueueCommand::Receive {
             queue: request.queue.clone(),
+            id,
             max: request.max,
             lease_ms: request.lease_ms,
             tag: request.tag,
@@ -131,13 +165,14 @@ impl RoutedEngine {
     }
 
     /// Which partitions this receiver looks at now: those that have something new, and that nobody looks at.
-    fn mark_looking<'a>(&self, handle: &'a QueueHandle, wants: &[Want], watches: &Watches) -> Looking<'a> {
+    fn mark_looking(&self, handle: &Arc<QueueHandle>, wants: &[Want], watches: &Watches) -> Looking {
         let mut looking = handle.looking.lock();
         let has_more = |want: &&Want| {
             watches.get(&want.partition).is_some_and(|watch| watch.borrow().high_watermark.get() > want.from)
         };
         let mine = wants.iter().filter(has_more).map(|want| want.partition).filter(|p| looking.insert(*p)).collect();
-        Looking { handle, partitions: mine }
+        drop(looking);
+        Looking { handle: handle.clone(), partitions: mine }
     }
 
     async fn look(

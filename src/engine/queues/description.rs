@@ -1,9 +1,10 @@
 //! What people see of a queue: counts from the coordinator, records and ages from the log.
 
-use super::delivery::{DECOMPRESS, damaged, stored};
+use super::delivery::{DECOMPRESS, damaged, log_starts, stored};
 use super::{GivenUpMessage, unexpected};
 use crate::coordinator::queue::{
-    BlockedBy, Counts, Definition, GivenUpAt, HolderState, PartitionState, QueueCommand, QueueReply, QueueState, Totals,
+    BlockedBy, Counts, Definition, GivenUpAt, HolderState, PartitionState, QueueCommand, QueueRefusal, QueueReply,
+    QueueState, Totals,
 };
 use crate::engine::routed::RoutedEngine;
 use crate::engine::{Engine, EngineError, TopicInfo};
@@ -69,12 +70,22 @@ pub struct BlockedKey {
 
 impl RoutedEngine {
     pub(super) async fn describe_one(&self, name: &str) -> Result<QueueDescription, EngineError> {
-        let state = match self.ask_queue(name, QueueCommand::Describe(name.to_owned())).await? {
-            QueueReply::Described(state) => *state,
-            other => return Err(unexpected(&other)),
+        let (topic, QueueState { definition, partitions, .. }) = loop {
+            let handle = self.queue_handle(name).await?;
+            let topic = self.topic_of_queue(name, &handle.definition).ok();
+            // What retention took since somebody received is lost, and this is where people look.
+            let watches = topic.as_deref().map(|topic| self.watches(topic));
+            // Without them the topic has gone just now, or is not led here: then others count what is lost.
+            let log_starts = watches.and_then(Result::ok).map_or_else(Vec::new, |watches| log_starts(&watches));
+            let command = QueueCommand::Describe { queue: name.to_owned(), id: handle.id, log_starts };
+            match self.ask_queue(name, command).await {
+                // Deleted, or made again: the next turn finds out.
+                Err(EngineError::Queue(QueueRefusal::UnknownQueue(_))) => continue,
+                Ok(QueueReply::Described(state)) => break (topic, *state),
+                Ok(other) => return Err(unexpected(&other)),
+                Err(error) => return Err(error),
+            }
         };
-        let QueueState { definition, partitions, .. } = state;
-        let topic = self.topic_of_queue(name, &definition).ok();
         let mut described = QueueDescription {
             name: name.to_owned(),
             topic_deleted: topic.is_none(),

@@ -38,11 +38,20 @@ pub enum QueueCommand {
     /// What a queue is, without counting.
     Find(String),
     /// How a queue is.
-    Describe(String),
+    Describe {
+        /// The queue.
+        queue: String,
+        /// Its identity.
+        id: u64,
+        /// The log start of every partition of its topic; what was not settled below it is lost.
+        log_starts: Vec<(i32, i64)>,
+    },
     /// Takes records in and leases some.
     Receive {
         /// The queue.
         queue: String,
+        /// Its identity: what was found in the log of one topic is not for a queue over another.
+        id: u64,
         /// Records at most.
         max: usize,
         /// How long they are leased, ms; the queue's own time if not said.
@@ -259,10 +268,12 @@ impl QueueMachine {
             QueueCommand::Delete(name) => self.delete(&name, out),
             QueueCommand::List => Ok(QueueReply::Queues(self.queues.keys().cloned().collect())),
             QueueCommand::Find(name) => self.find(&name).map(|q| QueueReply::Found(q.id, q.definition.clone())),
-            QueueCommand::Describe(name) => self.describe(&name, now, out),
-            QueueCommand::Receive { queue, max, lease_ms, tag, log_starts, offers } => {
+            QueueCommand::Describe { queue, id, log_starts } => {
+                self.find_same(&queue, id).and_then(|()| self.describe(&queue, &log_starts, now, out))
+            }
+            QueueCommand::Receive { queue, id, max, lease_ms, tag, log_starts, offers } => {
                 let asked = (max, lease_ms, tag);
-                self.receive(&queue, asked, &log_starts, &offers, now, out)
+                self.find_same(&queue, id).and_then(|()| self.receive(&queue, asked, &log_starts, &offers, now, out))
             }
             QueueCommand::Return { queue, unsent, gone } => self.take_back(&queue, &unsent, &gone, now, out),
             QueueCommand::Settle { queue, settlements } => self.settle(&queue, &settlements, now, out),
@@ -279,6 +290,14 @@ impl QueueMachine {
 
     fn find(&self, name: &str) -> Result<&Queue, QueueRefusal> {
         self.queues.get(name).ok_or_else(|| QueueRefusal::UnknownQueue(name.to_owned()))
+    }
+
+    /// Whether there is this queue, and not another one under its name.
+    fn find_same(&self, name: &str, id: u64) -> Result<(), QueueRefusal> {
+        match self.find(name)?.id == id {
+            true => Ok(()),
+            false => Err(QueueRefusal::UnknownQueue(name.to_owned())),
+        }
     }
 
     fn find_mut(&mut self, name: &str) -> Result<&mut Queue, QueueRefusal> {
@@ -385,11 +404,7 @@ impl QueueMachine {
             self.begin(name, partition, log_start, out);
         }
         let queue = self.find_mut(name)?;
-        for (partition, log_start) in log_starts {
-            let Some(share) = queue.partitions.get_mut(partition) else { continue };
-            share.tick(now);
-            share.log_start_moved(*log_start);
-        }
+        queue.pass_time(log_starts, now);
         for Offer { partition, from, to, records } in offers {
             if let Some(share) = queue.partitions.get_mut(partition) {
                 share.offer(*from, *to, records, now);
@@ -512,11 +527,17 @@ impl QueueMachine {
         Ok(QueueReply::Ended(ended))
     }
 
-    fn describe(&mut self, name: &str, now: Now, out: &mut Outcome<Self>) -> Result<QueueReply, QueueRefusal> {
+    fn describe(
+        &mut self,
+        name: &str,
+        log_starts: &[(i32, i64)],
+        now: Now,
+        out: &mut Outcome<Self>,
+    ) -> Result<QueueReply, QueueRefusal> {
         let queue = self.find_mut(name)?;
+        queue.pass_time(log_starts, now);
         let mut partitions = Vec::with_capacity(queue.partitions.len());
         for (&partition, share) in &mut queue.partitions {
-            share.tick(now);
             let (looked_at, settled_ahead) = share.looked_at();
             partitions.push(PartitionState {
                 partition,
@@ -540,6 +561,16 @@ impl QueueMachine {
 }
 
 impl Queue {
+    /// Leases run out, delays end, and retention takes what it takes.
+    fn pass_time(&mut self, log_starts: &[(i32, i64)], now: Now) {
+        self.partitions.values_mut().for_each(|share| share.tick(now));
+        for (partition, log_start) in log_starts {
+            if let Some(share) = self.partitions.get_mut(partition) {
+                share.log_start_moved(*log_start);
+            }
+        }
+    }
+
     fn held(&mut self, lease: &LeaseRef) -> Option<&mut SharePartition> {
         let share = self.partitions.get_mut(&lease.partition)?;
         (lease.queue == self.id && share.holds(*lease)).then_some(share)

@@ -83,7 +83,8 @@ impl Bench {
 
     fn receive(&mut self, at: u64, max: usize, offers: Vec<Offer>, tag: Option<ReceiveTag>) -> QueueReply {
         let log_starts = vec![(0, 0), (1, 0)];
-        self.ask(at, QueueCommand::Receive { queue: "q".to_owned(), max, lease_ms: None, tag, log_starts, offers })
+        let queue = "q".to_owned();
+        self.ask(at, QueueCommand::Receive { queue, id: 77, max, lease_ms: None, tag, log_starts, offers })
     }
 
     fn received(&mut self, at: u64, max: usize, offers: Vec<Offer>) -> Vec<LeaseRef> {
@@ -101,11 +102,15 @@ impl Bench {
         }
     }
 
-    fn totals(&mut self) -> Totals {
-        match self.ask(0, QueueCommand::Describe("q".to_owned())) {
-            QueueReply::Described(state) => state.partitions[0].totals,
+    fn describe(&mut self, name: &str, id: u64, log_starts: Vec<(i32, i64)>) -> QueueState {
+        match self.ask(0, QueueCommand::Describe { queue: name.to_owned(), id, log_starts }) {
+            QueueReply::Described(state) => *state,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn totals(&mut self) -> Totals {
+        self.describe("q", 77, Vec::new()).partitions[0].totals
     }
 }
 
@@ -162,6 +167,35 @@ fn what_was_settled_never_comes_again_and_the_rest_does() {
     assert_eq!(bench.totals().acked, 3);
 }
 
+/// Its receivers may still hold what they found for the one before.
+#[test]
+fn another_queue_under_the_name_is_another() {
+    let mut bench = Bench::new();
+    bench.put("q", definition());
+    bench.ask(0, QueueCommand::Delete("q".to_owned()));
+    bench.ask(0, QueueCommand::Put { name: "q".to_owned(), id: 78, definition: definition(), starts: vec![5] });
+    let refused = bench.receive(1, 10, offer(0, 10), None);
+    assert!(matches!(refused, QueueReply::Refused(QueueRefusal::UnknownQueue(_))), "{refused:?}");
+    let old = bench.ask(1, QueueCommand::Describe { queue: "q".to_owned(), id: 77, log_starts: vec![(0, 9)] });
+    assert!(matches!(old, QueueReply::Refused(QueueRefusal::UnknownQueue(_))), "{old:?}");
+    let state = bench.describe("q", 78, Vec::new());
+    assert_eq!((state.partitions.len(), state.partitions[0].start, state.partitions[0].totals.lost), (1, 5, 0));
+}
+
+#[test]
+fn what_retention_took_is_counted_also_if_nobody_receives() {
+    let mut bench = Bench::new();
+    bench.put("q", definition());
+    bench.received(1, 2, offer(0, 10));
+    // Two are leased, and may still be settled; six were never looked at.
+    let state = bench.describe("q", 77, vec![(0, 8), (1, 6)]);
+    assert_eq!([0, 1].map(|p| state.partitions[p].totals.lost), [6, 6]);
+    assert_eq!((state.partitions[0].counts.leased, state.partitions[0].counts.ready), (2, 2));
+    let mut bench = bench.restart();
+    let state = bench.describe("q", 77, Vec::new());
+    assert_eq!([0, 1].map(|p| state.partitions[p].totals.lost), [6, 6]);
+}
+
 #[test]
 fn an_idempotency_key_gives_the_leases_that_are_held() {
     let mut bench = Bench::new();
@@ -208,10 +242,8 @@ fn the_log_is_pruned_and_what_is_left_is_enough() {
     let mut bench = bench.restart();
     assert_eq!(bench.totals().acked, 15_000);
     assert_eq!(bench.received(20_000, 1, offer(next, next + 1))[0].offset, next);
-    match bench.ask(0, QueueCommand::Describe("idle".to_owned())) {
-        QueueReply::Described(state) => assert_eq!((state.id, state.partitions[0].start), (5, 3)),
-        other => panic!("{other:?}"),
-    }
+    let idle = bench.describe("idle", 5, Vec::new());
+    assert_eq!((idle.id, idle.partitions[0].start), (5, 3));
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod error;
 pub mod group;
 pub mod queue;
 pub mod runtime;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
 #[cfg(test)]
 pub(crate) mod sim_tests;
 

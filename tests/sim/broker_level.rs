@@ -4,10 +4,12 @@
 use crate::checker::Promise;
 #[cfg(feature = "sabotage")]
 use crate::checker::{Anomaly, Rule};
-use crate::workload::{Page, Sent, Subject, Topics};
+use crate::queue_level::BrokersQueue;
+use crate::queue_workload::Queue;
+use crate::workload::{Page, Sent, Subject, Topics, key_of};
 #[cfg(feature = "sabotage")]
 use crate::world::first_seed_that_sees;
-use crate::world::{ALL_FAULTS, Plan, run, run_seeds};
+use crate::world::{Plan, run, run_seeds};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use parking_lot::Mutex;
@@ -26,10 +28,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-const DURABLE: Plan = Plan { promise: Promise::Durable, faults: ALL_FAULTS, machines: 4 };
-const UNTIL_POWER_CUT: Plan = Plan { promise: Promise::UntilPowerCut, faults: ALL_FAULTS, machines: 4 };
+const DURABLE: Plan = Plan::new(Promise::Durable, 4);
+const UNTIL_POWER_CUT: Plan = Plan::new(Promise::UntilPowerCut, 4);
 const PARTITIONS: i32 = 2;
-const LOAD: &str = "load";
+/// The topic of the load.
+pub const LOAD: &str = "load";
 const LIMIT: DecompressLimit = DecompressLimit { max_bytes: 4 << 20 };
 
 #[test]
@@ -73,10 +76,20 @@ fn broker_that_acknowledges_before_the_sync_is_caught() {
 }
 
 async fn start(sys: Sys, flush: &'static str) -> Result<Arc<dyn Subject>, String> {
+    Ok(Arc::new(start_broker(sys, flush).await?))
+}
+
+/// A server without doors.
+pub async fn start_server(sys: Sys) -> Result<Server, String> {
     let mut config = ServerConfig::with_memory(64 << 20);
     (config.http, config.kafka, config.peer) = (None, None, None);
     config.data = PathBuf::from("/data");
-    let server = Server::start_with_views(config, sys, ViewBackend::Memory).await.map_err(|error| error.to_string())?;
+    Server::start_with_views(config, sys, ViewBackend::Memory).await.map_err(|error| error.to_string())
+}
+
+/// A broker with the topic of the load.
+pub async fn start_broker(sys: Sys, flush: &'static str) -> Result<Broker, String> {
+    let server = start_server(sys).await?;
     let engine = server.engine();
     let name = TopicName::new(LOAD).expect("a good name");
     let topic = match engine.topic(&name) {
@@ -88,13 +101,16 @@ async fn start(sys: Sys, flush: &'static str) -> Result<Arc<dyn Subject>, String
             engine.create_topic(request).await.map_err(|error| error.to_string())?.info.id
         }
     };
-    Ok(Arc::new(Broker { engine, server: Mutex::new(Some(server)), topic }))
+    Ok(Broker { engine, server: Mutex::new(Some(server)), topic, queue: None })
 }
 
-struct Broker {
-    engine: Arc<dyn Engine>,
+/// A whole broker.
+pub struct Broker {
+    pub engine: Arc<dyn Engine>,
     server: Mutex<Option<Server>>,
     topic: TopicId,
+    /// With it, records have keys, and the topic is all that there is.
+    pub queue: Option<Arc<BrokersQueue>>,
 }
 
 impl Subject for Broker {
@@ -104,8 +120,9 @@ impl Subject for Broker {
 
     fn send<'a>(&'a self, partition: i32, key: [u8; 16], values: &'a [String]) -> BoxFuture<'a, Sent> {
         async move {
+            let key_for = |value: &str| self.queue.as_ref().and_then(|_| key_of(value)).map(Bytes::from);
             let record = |value: &String| RecordToProduce {
-                record: Record { value: Some(Bytes::from(value.clone())), ..Record::default() },
+                record: Record { key: key_for(value), value: Some(Bytes::from(value.clone())), ..Record::default() },
                 partition: Some(PartitionId::new(partition)),
             };
             let request = ProduceRequest {
@@ -169,8 +186,12 @@ impl Subject for Broker {
         answer.map(|answer| answer.ok().map(|end| (end.epoch.get(), end.end.get()))).boxed()
     }
 
+    fn queue(&self) -> Option<Arc<dyn Queue>> {
+        self.queue.clone().map(|queue| queue as Arc<dyn Queue>)
+    }
+
     fn topics(&self) -> Option<&dyn Topics> {
-        Some(self)
+        self.queue.is_none().then_some(self as &dyn Topics)
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -7,11 +7,15 @@
 //! Values are unique over the whole run. A send is one request under one Idempotency-Key; it may be attempted more than
 //! once, by one writer, one attempt at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-
+mod queue;
+#[cfg(test)]
+mod queue_tests;
 #[cfg(test)]
 mod tests;
+
+use queue::QueueChecker;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +52,52 @@ pub enum Event {
     TopicDeleted { name: String },
     /// All topics, by name and id, while no change is under way.
     TopicsListed { topics: Vec<(String, String)> },
+    /// There is a queue over all partitions.
+    QueueMade { by_key: bool, max_deliveries: u16 },
+    /// A worker asked the queue for messages. What ends it is the next event of the same call; nothing: nobody knows.
+    ReceiveBegan { call: u64, lease_ms: u64 },
+    /// It got these, perhaps none.
+    Received { call: u64, messages: Vec<Delivery> },
+    /// A worker said what is to become of leases.
+    SettleBegan { call: u64, verdicts: Vec<(u64, Verdict)> },
+    /// It was told what became of each.
+    SettleEnded { call: u64, told: Vec<Told> },
+    /// A call of either kind failed, and nobody knows what became of it.
+    QueueFailed { call: u64, why: String },
+    /// Nothing is ready, leased, delayed or blocked any more, and nothing is under way.
+    QueueAtRest { dead: Vec<(i32, i64)>, acked: u64 },
+    /// Minutes after the last thing that was sent something is still left to do.
+    QueueNotAtRest,
+}
+
+/// A message as a worker got it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The history's own number of the lease.
+    pub lease: u64,
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<String>,
+    pub value: String,
+    pub attempt: u16,
+}
+
+/// What is to become of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Ack,
+    Nack { delay_ms: u64 },
+    Reject,
+    Extend { lease_ms: u64 },
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    Settled,
+    AlreadySettled,
+    Extended,
+    Lost,
 }
 
 /// What the topic promises.
@@ -92,6 +142,22 @@ pub enum Rule {
     LostTopic,
     /// A topic whose end was acknowledged is there.
     TopicCameBack,
+    /// A message came again after its acknowledgement was answered.
+    AcknowledgedAgain,
+    /// A message was settled twice, or under a lease that could not be held.
+    FalseVerdict,
+    /// A lease that was surely held was refused, or a verdict that was answered is not known any more.
+    LeaseLost,
+    /// A message that is not settled is not back within its lease and five seconds.
+    NotBack,
+    /// Two workers had a message at once; with order by key, two of a key.
+    LeasedTwice,
+    /// A message came though one before it of its key was not over.
+    KeyOrder,
+    /// A message is neither settled nor a dead letter.
+    LostMessage,
+    /// A dead letter that nobody rejected and that was not delivered as often as it may be.
+    WronglyDead,
 }
 
 /// A broken rule, and where.
@@ -109,13 +175,16 @@ impl fmt::Display for Anomaly {
     }
 }
 
-/// Goes through a history.
-pub fn check<'a>(history: impl IntoIterator<Item = &'a Event>, promise: Promise) -> Vec<Anomaly> {
+/// Goes through a history; each event has its time in milliseconds.
+pub fn check<'a>(history: impl IntoIterator<Item = &'a (u64, Event)>, promise: Promise) -> Vec<Anomaly> {
     let mut checker = Checker::new(promise);
-    for (index, event) in history.into_iter().enumerate() {
+    let mut queue = QueueChecker::default();
+    for (index, (at_ms, event)) in history.into_iter().enumerate() {
         checker.take(index, event);
+        queue.take(index, *at_ms, event);
     }
     checker.end();
+    checker.anomalies.append(&mut queue.end());
     checker.anomalies
 }
 
@@ -218,6 +287,13 @@ impl Checker {
             Event::TopicDeleteBegan { name } => self.topics.entry(name.clone()).or_default().may_be_gone = true,
             Event::TopicDeleted { name } => self.topics.entry(name.clone()).or_default().deleted = true,
             Event::TopicsListed { topics } => self.listed(topics),
+            Event::Received { messages, .. } => {
+                messages.iter().for_each(|message| self.place(message.partition, message.offset, &message.value));
+            }
+            // The rest is the queue's checker's.
+            Event::QueueMade { .. } | Event::QueueFailed { .. } => {}
+            Event::QueueAtRest { .. } | Event::QueueNotAtRest => {}
+            Event::ReceiveBegan { .. } | Event::SettleBegan { .. } | Event::SettleEnded { .. } => {}
         }
     }
 

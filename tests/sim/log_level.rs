@@ -2,11 +2,11 @@
 
 #[cfg(feature = "sabotage")]
 use crate::checker::{Anomaly, Rule};
-use crate::checker::{Event, Promise, check};
+use crate::checker::{Promise, check};
 use crate::workload::{Page, Sent, Subject};
 #[cfg(feature = "sabotage")]
 use crate::world::first_seed_that_sees;
-use crate::world::{ALL_FAULTS, Fault, Plan, run, run_seeds};
+use crate::world::{Fault, Plan, run, run_seeds};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use sluice::codec::DecompressLimit;
@@ -24,8 +24,8 @@ const PARTITIONS: i32 = 2;
 const LIMIT: DecompressLimit = DecompressLimit { max_bytes: 1 << 20 };
 const TOPIC: TopicId = TopicId::from_bytes([7; 16]);
 
-const DURABLE: Plan = Plan { promise: Promise::Durable, faults: ALL_FAULTS, machines: 5 };
-const UNTIL_POWER_CUT: Plan = Plan { promise: Promise::UntilPowerCut, faults: ALL_FAULTS, machines: 5 };
+const DURABLE: Plan = Plan::new(Promise::Durable, 5);
+const UNTIL_POWER_CUT: Plan = Plan::new(Promise::UntilPowerCut, 5);
 
 #[test]
 fn log_on_commit_loses_nothing_that_was_acknowledged() {
@@ -59,10 +59,9 @@ fn log_gives_one_trace_for_one_seed() {
 #[test]
 fn log_on_os_does_lose_acknowledged_writes() {
     let lost = |seed| {
-        let plan = Plan { promise: Promise::Durable, faults: &[Fault::PowerCut], machines: 3 };
+        let plan = Plan { faults: &[Fault::PowerCut], ..Plan::new(Promise::Durable, 3) };
         let history = run(seed, plan, &|sys, machine| start(sys, machine, FlushPolicy::Os).boxed());
-        let events: Vec<&Event> = history.iter().map(|(_, event)| event).collect();
-        !check(events, Promise::Durable).is_empty()
+        !check(&history, Promise::Durable).is_empty()
     };
     assert!((0..10).any(lost), "ten power cuts without a sync, and nothing is missed");
 }

@@ -8,5 +8,8 @@ mod broker_level;
 mod checker;
 mod log_level;
 mod metadata_level;
+mod queue_faults;
+mod queue_level;
+mod queue_workload;
 mod workload;
 mod world;

@@ -2,7 +2,7 @@
 
 use crate::checker::Promise;
 use crate::workload::{Page, Sent, Subject, Topics};
-use crate::world::{ALL_FAULTS, Plan, run, run_seeds};
+use crate::world::{Plan, run, run_seeds};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use sluice::metadata::{BrokerRegistration, Command, DataFolder, FEATURE_LEVEL, Metadata, NodeSettings};
 use sluice::sys::{Lane, Sys, run_blocking};
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-const PLAN: Plan = Plan { promise: Promise::Durable, faults: ALL_FAULTS, machines: 6 };
+const PLAN: Plan = Plan::new(Promise::Durable, 6);
 const ME: BrokerId = BrokerId::new(1);
 
 #[test]

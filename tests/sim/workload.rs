@@ -5,6 +5,7 @@
 //! restart whether what it saw still stands.
 
 use crate::checker::Event;
+use crate::queue_workload::{self, Queue, Worker};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use sluice::sys::sim::SimRng;
@@ -23,6 +24,10 @@ pub trait Subject: Send + Sync {
     fn read(&self, partition: i32, from: i64) -> BoxFuture<'_, Option<Page>>;
     /// The largest epoch at or below this one that the partition knows, and the offset after its last record.
     fn epoch_end(&self, partition: i32, epoch: i32) -> BoxFuture<'_, Option<(i32, i64)>>;
+    /// A queue over all partitions, if it has one.
+    fn queue(&self) -> Option<Arc<dyn Queue>> {
+        None
+    }
     /// Its topics, if it has any.
     fn topics(&self) -> Option<&dyn Topics> {
         None
@@ -97,17 +102,37 @@ impl History {
     }
 }
 
-/// All writers and readers of a run.
+/// Who is at work in a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    pub writers: u32,
+    pub readers: u32,
+    pub workers: u32,
+    /// The most that a writer waits between two sends, in milliseconds.
+    pub pause_ms: u64,
+}
+
+impl Load {
+    /// Of writers and readers.
+    pub const LOG: Self = Self { writers: 4, readers: 2, workers: 0, pause_ms: 8 };
+    /// Of a queue: its workers can do far more than the writers write, so that whatever waits long is stuck.
+    pub const QUEUE: Self = Self { writers: 2, readers: 0, workers: 4, pause_ms: 60 };
+}
+
+/// All writers, readers and workers of a run.
 pub struct Workload {
     history: Arc<History>,
     writers: Vec<Arc<Mutex<Writer>>>,
     readers: Vec<Arc<Mutex<Reader>>>,
+    workers: Vec<Arc<Mutex<Worker>>>,
+    redrive: Arc<SimRng>,
     admin: Arc<Mutex<Admin>>,
     stopping: Arc<AtomicBool>,
 }
 
 struct Writer {
     number: u32,
+    pause_ms: u64,
     rng: SimRng,
     next: u64,
     pending: Option<Request>,
@@ -141,14 +166,17 @@ struct Admin {
 }
 
 impl Workload {
-    /// Writers and readers whose choices follow from `rng`.
-    pub fn new(rng: &SimRng, writers: u32, readers: u32) -> Self {
-        let writer = |number| Writer { number, rng: rng.fork(), next: 0, pending: None };
+    /// Everybody, with choices that follow from `rng`.
+    pub fn new(rng: &SimRng, load: Load) -> Self {
+        let Load { writers, readers, workers, pause_ms } = load;
+        let writer = |number| Writer { number, pause_ms, rng: rng.fork(), next: 0, pending: None };
         let writers = (0..writers).map(|n| Arc::new(Mutex::new(writer(n)))).collect();
         let reader = |number| Reader { number, rng: rng.fork(), cursors: BTreeMap::new(), checked: BTreeMap::new() };
         let readers = (0..readers).map(|n| Arc::new(Mutex::new(reader(n)))).collect();
         let admin = Admin { rng: rng.fork(), next: 0, alive: Vec::new(), busy: false };
-        Self { history: Arc::default(), writers, readers, admin: Arc::new(Mutex::new(admin)), stopping: Arc::default() }
+        let workers = (0..workers).map(|n| Arc::new(Mutex::new(Worker::new(n.into(), rng.fork())))).collect();
+        let (redrive, admin) = (Arc::new(rng.fork()), Arc::new(Mutex::new(admin)));
+        Self { history: Arc::default(), writers, readers, workers, redrive, admin, stopping: Arc::default() }
     }
 
     /// What has happened.
@@ -171,6 +199,13 @@ impl Workload {
             reader.lock().checked.clear();
             tokio::spawn(read(reader.clone(), subject.clone(), self.history.clone()));
         }
+        let Some(queue) = subject.queue() else { return };
+        let (by_key, max_deliveries) = queue.settings();
+        self.history.add(Event::QueueMade { by_key, max_deliveries });
+        for worker in &self.workers {
+            tokio::spawn(queue_workload::work(worker.clone(), queue.clone(), self.history.clone()));
+        }
+        tokio::spawn(queue_workload::redrive(self.redrive.clone(), queue, self.stopping.clone()));
     }
 
     /// Lets the writers finish what is pending; `false` if they did not in time.
@@ -193,6 +228,13 @@ impl Workload {
             }
         };
         tokio::time::timeout(patience, caught_up).await.is_ok()
+    }
+
+    /// Lets the workers finish what is in the queue, if there is one.
+    pub async fn queue_at_rest(&self, subject: &dyn Subject) {
+        if let Some(queue) = subject.queue() {
+            queue_workload::at_rest(&*queue, &self.history).await;
+        }
     }
 
     /// Puts the list of topics into the history.
@@ -260,7 +302,7 @@ async fn write(
                 history.add(Event::Acknowledged { send, offsets });
                 let mut writer = writer.lock();
                 writer.pending = None;
-                writer.rng.below(8)
+                writer.rng.below(writer.pause_ms)
             }
             Sent::Refused(why) => {
                 history.add(Event::Refused { send, why });
@@ -369,11 +411,18 @@ fn filling(name: &str, length: usize) -> String {
     text
 }
 
+/// The key of a value, by its name: one of a few, or none.
+pub fn key_of(stored: &str) -> Option<String> {
+    let name = stored.split(':').next()?;
+    let number = name.bytes().fold(7u64, |sum, byte| sum.wrapping_mul(31) + u64::from(byte));
+    (number % 7 > 0).then(|| format!("k{}", number % 5))
+}
+
 /// The name of a value that was read.
 ///
 /// # Panics
 /// If a byte of it is not as it was written.
-fn name_of(stored: &str) -> String {
+pub fn name_of(stored: &str) -> String {
     let mut parts = stored.splitn(3, ':');
     let (name, length, rest) = (parts.next(), parts.next(), parts.next());
     let (Some(name), Some(length), Some(rest)) = (name, length.and_then(|l| l.parse().ok()), rest) else {

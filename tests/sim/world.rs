@@ -5,11 +5,11 @@
 //! is sent again, and all is read.
 
 use crate::checker::{Event, Promise, check};
-use crate::workload::{Subject, Workload};
+use crate::workload::{Load, Subject, Workload};
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use sluice::sys::Sys;
-use sluice::sys::sim::{DiskFault, DiskOperation, SimDisk, SimRng, machine};
+use sluice::sys::sim::{DiskFault, DiskOperation, SimClock, SimDisk, SimRng, machine};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Seeds of a plain `cargo test`.
 const DEFAULT_SEEDS: u64 = 30;
 /// Where the wall clock of the first machine starts.
-const EPOCH_MS: i64 = 1_700_000_000_000;
+pub const EPOCH_MS: i64 = 1_700_000_000_000;
+/// How far a wall clock jumps.
+const CLOCK_STEP_MS: i64 = 3_600_000;
 
 /// What a run is made of.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +33,19 @@ pub struct Plan {
     pub faults: &'static [Fault],
     /// Machines before the last.
     pub machines: u64,
+    /// Who is at work on them.
+    pub load: Load,
+    /// How many times as long as usual a machine lives.
+    pub stretch: u64,
+    /// Whether wall clocks jump.
+    pub clock_steps: bool,
+}
+
+impl Plan {
+    /// Every fault, and the usual load.
+    pub const fn new(promise: Promise, machines: u64) -> Self {
+        Self { promise, faults: ALL_FAULTS, machines, load: Load::LOG, stretch: 1, clock_steps: false }
+    }
 }
 
 /// How a machine's life goes and ends.
@@ -82,11 +97,11 @@ pub fn run_seeds(name: &str, plan: Plan, start: &Start) {
         Some(seed) => seed..seed + 1,
         None => 0..number("SLUICE_SIM_SEEDS").unwrap_or(DEFAULT_SEEDS),
     };
-    let (mut events, mut acknowledged) = (0, 0);
+    let (mut events, mut acknowledged, mut delivered) = (0, 0, 0);
     for seed in seeds.clone() {
         let hint = FailedSeed { name, seed };
         let history = run(seed, plan, start);
-        let anomalies = check(history.iter().map(|(_, event)| event), plan.promise);
+        let anomalies = check(&history, plan.promise);
         if !anomalies.is_empty() {
             let list: Vec<String> = anomalies.iter().take(10).map(ToString::to_string).collect();
             panic!("{} anomalies, the first:\n{}", anomalies.len(), list.join("\n"));
@@ -94,11 +109,13 @@ pub fn run_seeds(name: &str, plan: Plan, start: &Start) {
         events += history.len();
         let is_acknowledged = |event: &Event| matches!(event, Event::Acknowledged { .. } | Event::TopicCreated { .. });
         acknowledged += history.iter().filter(|(_, event)| is_acknowledged(event)).count();
+        delivered += history.iter().filter(|(_, event)| matches!(event, Event::Received { .. })).count();
         std::mem::forget(hint);
     }
     let seeds = seeds.count();
-    println!("{name}: {seeds} seeds, {events} events, {acknowledged} acknowledgements");
+    println!("{name}: {seeds} seeds, {events} events, {acknowledged} acknowledgements, {delivered} receive calls");
     assert!(acknowledged > seeds * 10, "so few acknowledgements prove nothing");
+    assert!(plan.load.workers == 0 || delivered > seeds * 20, "so few receive calls prove nothing");
 }
 
 /// Says how to run a seed again, if it is dropped in a panic.
@@ -139,7 +156,7 @@ pub fn first_seed_that_sees(
     bug.store(true, Ordering::Relaxed);
     let found = (0..seeds).find_map(|seed| {
         let history = run_one(seed, plan, start);
-        let anomalies = check(history.iter().map(|(_, event)| event), plan.promise);
+        let anomalies = check(&history, plan.promise);
         (!anomalies.is_empty()).then_some((seed, anomalies))
     });
     bug.store(false, Ordering::Relaxed);
@@ -150,7 +167,8 @@ fn run_one(seed: u64, plan: Plan, start: &Start) -> Vec<(u64, Event)> {
     let rng = SimRng::new(seed);
     let mut world = World {
         disk: SimDisk::new(rng.fork().below(u64::MAX)),
-        workload: Workload::new(&rng.fork(), 4, 2),
+        workload: Workload::new(&rng.fork(), plan.load),
+        plan,
         clock_ms: 0,
         rng,
         machines: 0,
@@ -164,9 +182,18 @@ fn run_one(seed: u64, plan: Plan, start: &Start) -> Vec<(u64, Event)> {
     world.workload.history().events()
 }
 
+/// A runtime whose time passes only while nothing else is to do.
+pub fn runtime(seed: u64) -> Runtime {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_time().start_paused(true).unhandled_panic(UnhandledPanic::ShutdownRuntime);
+    builder.rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()));
+    builder.build().expect("a runtime needs nothing that could be missing")
+}
+
 struct World {
     disk: SimDisk,
     workload: Workload,
+    plan: Plan,
     /// Simulated time before this machine.
     clock_ms: u64,
     rng: SimRng,
@@ -176,24 +203,28 @@ struct World {
 }
 
 impl World {
-    fn runtime(&self) -> Runtime {
-        let mut builder = Builder::new_current_thread();
-        builder.enable_time().start_paused(true).unhandled_panic(UnhandledPanic::ShutdownRuntime);
-        builder.rng_seed(RngSeed::from_bytes(&self.rng.below(u64::MAX).to_le_bytes()));
-        builder.build().expect("a runtime needs nothing that could be missing")
-    }
-
-    fn machine(&mut self) -> Sys {
+    /// The next machine, whose wall clock is that much away from the true time.
+    fn machine(&mut self, skew_ms: i64) -> Sys {
         self.machines += 1;
-        machine(&self.disk, self.rng.below(u64::MAX), EPOCH_MS + self.clock_ms as i64)
+        let start_ms = EPOCH_MS + self.clock_ms as i64;
+        let mut sys = machine(&self.disk, self.rng.below(u64::MAX), start_ms);
+        if self.plan.clock_steps {
+            let clock = Arc::new(SimClock::new(start_ms));
+            clock.set_skew_ms(skew_ms);
+            sys.clock = clock.clone();
+            if skew_ms == 0 {
+                tokio::spawn(step_clock(clock, self.rng.fork()));
+            }
+        }
+        sys
     }
 
     /// A machine with a fault.
     fn live(&mut self, fault: Fault, start: &Start) {
-        let runtime = self.runtime();
+        let runtime = runtime(self.rng.below(u64::MAX));
         let power_goes = runtime.block_on(async {
             let started = tokio::time::Instant::now();
-            let sys = self.machine();
+            let sys = self.machine(0);
             if fault == Fault::PowerCutInRecovery {
                 self.disk.power_cut_after(1 + self.rng.below(30));
             }
@@ -261,12 +292,12 @@ impl World {
 
     /// Lets the load run, with the fault in it, until the machine's end.
     async fn disrupt(&self, fault: Fault) {
-        let sleep = |ms| tokio::time::sleep(Duration::from_millis(ms));
+        let sleep = |ms| tokio::time::sleep(Duration::from_millis(ms * self.plan.stretch));
         sleep(self.rng.below(400)).await;
         match fault {
             Fault::PowerCutBetweenChanges => {
                 self.disk.power_cut_after(1 + self.rng.below(300));
-                sleep(60_000).await; // the cut comes first, or there was nothing to do
+                sleep(60_000 / self.plan.stretch).await; // the cut comes first, or there was nothing to do
             }
             Fault::FailedSync => {
                 let files = ["", ".log", ".log"][self.rng.below(3) as usize];
@@ -286,9 +317,10 @@ impl World {
 
     /// The machine without a fault.
     fn last(&mut self, start: &Start) {
-        let runtime = self.runtime();
+        let runtime = runtime(self.rng.below(u64::MAX));
         runtime.block_on(async {
-            let sys = self.machine();
+            // What was put off by a clock that was wrong is due by now.
+            let sys = self.machine(2 * CLOCK_STEP_MS);
             let work = async {
                 // Without a subject the history says why.
                 let Some(subject) = self.serve(sys, start).await else { return };
@@ -297,6 +329,7 @@ impl World {
                     "what is pending is not acknowledged: {:?}",
                     self.workload.history().last_unknown()
                 );
+                self.workload.queue_at_rest(&*subject).await;
                 self.workload.list_topics(&*subject);
                 let mut ends = BTreeMap::new();
                 for partition in 0..subject.partitions() {
@@ -313,6 +346,14 @@ impl World {
                 () = work => {}
             }
         });
+    }
+}
+
+/// Sets a wall clock wrong, and right again.
+async fn step_clock(clock: Arc<SimClock>, rng: SimRng) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(rng.below(2_000))).await;
+        clock.set_skew_ms([0, CLOCK_STEP_MS, -CLOCK_STEP_MS][rng.below(3) as usize]);
     }
 }
 

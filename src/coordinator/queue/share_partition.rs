@@ -27,6 +27,8 @@ use super::history::History;
 use super::settings::{OnExhausted, PartitionSettings};
 use super::timer_wheel::{NONE, TimerWheel};
 use crate::coordinator::Now;
+#[cfg(feature = "sabotage")]
+use crate::coordinator::sabotage;
 pub use acquire::{Acquired, Offered};
 pub use settle::{Outcome, Settlement};
 pub use stats::{BlockedBy, Counts, GivenUpRecord, HolderState, Totals};
@@ -244,6 +246,8 @@ impl SharePartition {
         for offset in due {
             let Some(slot) = self.slot(offset).copied() else { continue };
             match slot.state {
+                #[cfg(feature = "sabotage")]
+                State::Leased if sabotage::is_on(&sabotage::LEASES_STAY) => self.stop_timer(offset),
                 State::Leased => {
                     self.stop_timer(offset);
                     self.give_back_or_up(offset, 0, "its lease ran out", None, now);

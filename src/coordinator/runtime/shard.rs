@@ -239,6 +239,11 @@ impl<'a, S: StateMachine> Serving<'a, S> {
             self.release(rest);
             return Ok(());
         }
+        #[cfg(feature = "sabotage")]
+        if crate::coordinator::sabotage::is_on(&crate::coordinator::sabotage::REPLY_BEFORE_COMMIT) {
+            let replies = std::mem::take(&mut rest.replies);
+            self.release(Outcome { replies, ..Outcome::default() });
+        }
         let records = std::mem::take(&mut rest.records);
         let append = AppendRecords { records, idempotency: None, hold: None };
         let append = Box::pin(self.partition.load().append_records(append)?);

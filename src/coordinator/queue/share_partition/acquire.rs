@@ -2,6 +2,8 @@
 
 use super::{Change, Durable, Held, NotBefore, Now, SharePartition, Slot, State};
 use crate::coordinator::queue::change::Cause;
+#[cfg(feature = "sabotage")]
+use crate::coordinator::sabotage;
 use std::cmp::Reverse;
 
 /// A record of the log, as far as its delivery is concerned.
@@ -158,6 +160,8 @@ impl SharePartition {
     /// Whether its key is held or its time not come; then it waits for that.
     fn must_wait(&mut self, offset: i64, now: Now) -> bool {
         let key = self.slot(offset).and_then(Slot::key);
+        #[cfg(feature = "sabotage")]
+        let key = key.filter(|_| !sabotage::is_on(&sabotage::KEYS_DO_NOT_WAIT));
         if let Some(key) = key
             && self.holders.get(&key).is_some_and(|holder| *holder != offset)
         {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 const MEMBERS: usize = 20;
+const SESSION: Duration = Duration::from_secs(2);
 const WRITERS: usize = 4;
 const PARTITIONS: i64 = 12;
 const RECORDS: usize = 400;
@@ -245,13 +246,75 @@ async fn positions_are_set_and_bad_requests_refused() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lag_is_what_is_left_and_how_old_it_is() {
+    let server = Server::start().await;
+    let client = server.client();
+    topic(&client, "games", 2).await;
+    let now_ms = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+    let start = now_ms();
+    // Ten records in the first partition, a minute apart, the last written just now; two in the other.
+    let old = |minutes: i64| start - minutes * 60_000;
+    let mut records: Vec<_> =
+        (0..10).map(|n| json!({"value": n, "partition": 0, "timestamp_ms": old(9 - n)})).collect();
+    records.extend([1, 0].map(|n| json!({"value": n, "partition": 1, "timestamp_ms": old(n)})));
+    let reply = client.post_json("/v1/topics/games/records", &json!({"records": records})).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let at = |a: i64, b: i64| {
+        let offset = |partition: i64, offset: i64| json!({"topic": "games", "partition": partition, "offset": offset});
+        json!({"offsets": [offset(0, a), offset(1, b)]})
+    };
+    for (a, b, oldest) in [(0, 0, Some(old(9))), (4, 1, Some(old(5))), (10, 0, Some(old(1))), (10, 2, None)] {
+        let set = client.send_json(Method::PUT, "/v1/groups/g/offsets", &[], &at(a, b)).await;
+        assert_eq!(set.status, 200, "{set:?}");
+        let before = now_ms();
+        let group = client.get("/v1/groups/g").await.json();
+        let after = now_ms();
+        assert_eq!(group["lag"], 12 - a - b, "{group}");
+        let each: Vec<_> = group["offsets"].as_array().unwrap().iter().map(|o| o["lag"].as_i64().unwrap()).collect();
+        assert_eq!(each, [10 - a, 2 - b], "{group}");
+        let lag_ms = group["lag_ms"].as_i64().unwrap();
+        match oldest {
+            Some(oldest) => assert!((before - oldest..=after - oldest).contains(&lag_ms), "{lag_ms} of {group}"),
+            None => assert_eq!(lag_ms, 0, "{group}"),
+        }
+    }
+    // What retention took is nothing that anybody could still read.
+    assert_eq!(client.send_json(Method::PUT, "/v1/groups/g/offsets", &[], &at(0, 2)).await.status, 200);
+    let truncate = json!({"partitions": [{"partition": 0, "before_offset": 7}]});
+    assert_eq!(client.post_json("/v1/topics/games/truncate", &truncate).await.status, 200);
+    let group = client.get("/v1/groups/g").await.json();
+    assert_eq!((&group["lag"], &group["offsets"][0]["committed_offset"]), (&json!(3), &json!(0)), "{group}");
+    assert!((old(3) - old(2)..=now_ms() - old(2)).contains(&group["lag_ms"].as_i64().unwrap()), "{group}");
+}
+
 /// What all members saw together.
 #[derive(Default)]
 struct Seen {
     values: BTreeSet<String>,
     /// What was committed last, by partition.
     committed: BTreeMap<i64, i64>,
+    /// The highest epoch that each member was told.
+    epochs: BTreeMap<usize, i64>,
     wrong: Vec<String>,
+}
+
+impl Seen {
+    /// A member was told an epoch: they only rise.
+    fn told(&mut self, epoch: i64, member: usize) {
+        let before = self.epochs.insert(member, epoch).unwrap_or(epoch);
+        if before > epoch {
+            self.wrong.push(format!("m{member} was told epoch {epoch} after {before}"));
+        }
+    }
+
+    /// The group is rebalancing, away from an epoch, and has been for so long. When the sessions of the silent are over
+    /// and the time in which the others join again is too, there is another epoch, or something is stuck.
+    fn rebalancing(&mut self, epoch: i64, since: Instant) {
+        if since.elapsed() > SESSION * 2 + PATIENCE {
+            self.wrong.push(format!("the rebalance away from epoch {epoch} does not end"));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -312,14 +375,24 @@ async fn live(
     calm: &AtomicBool,
     deaths: &AtomicUsize,
 ) {
-    let member = Member::new(client, "crowd", &format!("m{n}"), &["load"], 2000);
+    let member = Member::new(client, "crowd", &format!("m{n}"), &["load"], SESSION.as_millis() as u64);
     let mut pages = 0usize;
+    let mut rebalancing: Option<(i64, Instant)> = None;
     while !done.load(Ordering::Relaxed) {
         let place = member.put().await;
+        let epoch = place["epoch"].as_i64().unwrap();
+        seen.lock().told(epoch, n);
         if place["state"] != "stable" {
+            let (from, since) = *rebalancing.get_or_insert((epoch, Instant::now()));
+            if from == epoch {
+                seen.lock().rebalancing(epoch, since);
+            } else {
+                rebalancing = Some((epoch, Instant::now()));
+            }
             sleep(Duration::from_millis(place["heartbeat_interval_ms"].as_u64().unwrap())).await;
             continue;
         }
+        rebalancing = None;
         let epoch = place["epoch"].clone();
         let mut at: BTreeMap<i64, i64> = BTreeMap::new();
         let mut cursor = String::new();

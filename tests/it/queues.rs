@@ -1,46 +1,42 @@
-//! Queues through the real server: every verdict, bad leases, faults of topics and clocks of leases, and workers and
-//! brokers that die while a queue is worked through. `SLUICE_QUEUE_MESSAGES=100000` works through more.
+//! Queues through the real server: every verdict, bad leases, order by key, what a waiting receiver hears of, and what
+//! becomes of a queue whose topic changes.
 
 use crate::harness::{Client, Reply, Server};
 use hyper::Method;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tempfile::TempDir;
 
-async fn topic(client: &Client, name: &str, partitions: i32) {
+pub async fn topic(client: &Client, name: &str, partitions: i32) {
     let reply = client.post_json("/v1/topics", &json!({"name": name, "partitions": partitions})).await;
     assert_eq!(reply.status, 201, "{reply:?}");
 }
 
-async fn queue(client: &Client, name: &str, definition: &Value) -> Value {
+pub async fn queue(client: &Client, name: &str, definition: &Value) -> Value {
     let reply = client.send_json(Method::PUT, &format!("/v1/queues/{name}"), &[], definition).await;
     assert!(reply.status == 201 || reply.status == 200, "{reply:?}");
     reply.json()
 }
 
-async fn produce(client: &Client, topic: &str, records: Value) {
+pub async fn produce(client: &Client, topic: &str, records: Value) {
     let reply = client.post_json(&format!("/v1/topics/{topic}/records"), &json!({"records": records})).await;
     assert_eq!(reply.status, 200, "{reply:?}");
 }
 
-async fn receive(client: &Client, queue: &str, wanted: Value) -> Vec<Value> {
+pub async fn receive(client: &Client, queue: &str, wanted: Value) -> Vec<Value> {
     let reply = client.post_json(&format!("/v1/queues/{queue}/receive"), &wanted).await;
     assert_eq!(reply.status, 200, "{reply:?}");
     reply.json()["messages"].as_array().expect("a list").clone()
 }
 
-async fn settle(client: &Client, queue: &str, verdicts: Value) -> Reply {
+pub async fn settle(client: &Client, queue: &str, verdicts: Value) -> Reply {
     client.post_json(&format!("/v1/queues/{queue}/settle"), &verdicts).await
 }
 
-async fn describe(client: &Client, queue: &str) -> Value {
+pub async fn describe(client: &Client, queue: &str) -> Value {
     client.get(&format!("/v1/queues/{queue}")).await.json()
 }
 
-fn value(message: &Value) -> i64 {
+pub fn value(message: &Value) -> i64 {
     message["record"]["value"].as_i64().expect("the test's values are numbers")
 }
 
@@ -302,156 +298,4 @@ async fn retention_and_deletion_under_a_queue_are_shown() {
     assert_eq!(other.status, 409, "{other:?}");
     assert_eq!(client.delete("/v1/queues/q").await.status, 204);
     queue(&client, "q", &json!({"topic": "jobs"})).await;
-}
-
-// ---- many workers, all of whom may die ------------------------------------------------------------------------------
-
-/// What the workers know together.
-#[derive(Default)]
-struct Ledger {
-    /// Values whose acknowledgement was answered.
-    acked: BTreeMap<i64, usize>,
-    /// Values whose acknowledgement was sent and never answered, or answered as lost.
-    unsure: BTreeSet<i64>,
-    /// Deliveries of values that had been acknowledged already.
-    after_ack: Vec<i64>,
-    /// By key, the values in the order of their first delivery.
-    order: BTreeMap<i64, Vec<i64>>,
-}
-
-const KEYS: i64 = 16;
-/// Every value that this divides can not be worked on.
-const POISON: i64 = 97;
-
-/// Works until it is told to stop; now and then it forgets what it holds, as if it had died.
-async fn work(client: Client, seed: u64, ledger: Arc<parking_lot::Mutex<Ledger>>, stop: Arc<AtomicBool>) {
-    let mut dice = seed;
-    while !stop.load(Ordering::Relaxed) {
-        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let wanted = json!({"max": 1 + dice % 20, "wait_ms": 100, "lease_ms": 700}).to_string();
-        let headers = [("content-type", "application/json")];
-        let Some(reply) = client.try_request(Method::POST, "/v1/queues/work/receive", &headers, wanted).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        if reply.status != 200 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        }
-        let messages = reply.json()["messages"].as_array().unwrap().clone();
-        {
-            let mut ledger = ledger.lock();
-            for message in &messages {
-                let value = value(message);
-                if ledger.acked.contains_key(&value) {
-                    ledger.after_ack.push(value);
-                }
-                let order = ledger.order.entry(value % KEYS).or_default();
-                if !order.contains(&value) {
-                    order.push(value);
-                }
-            }
-        }
-        if messages.is_empty() || dice.is_multiple_of(31) {
-            continue; // it vanishes with what it holds
-        }
-        let (bad, good): (Vec<_>, Vec<_>) = messages.iter().partition(|m| value(m) % POISON == 0);
-        let acks: Vec<_> = good.iter().map(|m| m["lease"].clone()).collect();
-        let nacks: Vec<_> = bad.iter().map(|m| json!({"lease": m["lease"], "reason": "poison"})).collect();
-        let body = json!({"ack": acks, "nack": nacks}).to_string();
-        let reply = client.try_request(Method::POST, "/v1/queues/work/settle", &headers, body).await;
-        let mut ledger = ledger.lock();
-        let status = reply.as_ref().map(|r| r.status);
-        for (i, message) in good.iter().enumerate() {
-            let value = value(message);
-            let settled = match (&reply, status) {
-                (_, Some(200)) => true,
-                (Some(reply), Some(409)) => reply.json()["results"][i]["status"] == "settled",
-                _ => false,
-            };
-            if settled {
-                *ledger.acked.entry(value).or_default() += 1;
-            } else {
-                ledger.unsure.insert(value);
-            }
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn workers_and_brokers_die_and_every_message_is_settled_once() {
-    let count = std::env::var("SLUICE_QUEUE_MESSAGES").ok().map_or(1_500, |n| n.parse::<i64>().expect("a number"));
-    let mut folder = TempDir::new().expect("a temporary folder");
-    let ledger = Arc::new(parking_lot::Mutex::new(Ledger::default()));
-    for round in 0..4 {
-        let server = Server::start_in(folder, &[]).await;
-        let client = server.client();
-        if round == 0 {
-            topic(&client, "load", 3).await;
-            for chunk in (0..count).collect::<Vec<_>>().chunks(500) {
-                let records = chunk.iter().map(|n| json!({"key": format!("k{}", n % KEYS), "value": n})).collect();
-                produce(&client, "load", records).await;
-            }
-            let definition = json!({"topic": "load", "order": "key", "max_deliveries": 20});
-            queue(&client, "work", &definition).await;
-        }
-        let stop = Arc::new(AtomicBool::new(false));
-        let last = round == 3;
-        let workers: Vec<_> = (0..6)
-            .map(|w| tokio::spawn(work(server.client(), round * 100 + w + 1, ledger.clone(), stop.clone())))
-            .collect();
-        if !last {
-            tokio::time::sleep(Duration::from_millis(300 + 100 * round)).await;
-            folder = server.kill9();
-            stop.store(true, Ordering::Relaxed);
-            for worker in workers {
-                worker.await.unwrap();
-            }
-            continue;
-        }
-        // All but the poison, which ends as dead letters.
-        let done = async {
-            loop {
-                let state = describe(&client, "work").await;
-                let left: i64 =
-                    ["ready", "leased", "delayed", "blocked"].map(|f| state[f].as_i64().unwrap()).into_iter().sum();
-                if left == 0 {
-                    return state;
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        };
-        let limit = Duration::from_secs(120 + count.unsigned_abs() / 100);
-        let state = tokio::time::timeout(limit, done).await.expect("the queue is worked through");
-        stop.store(true, Ordering::Relaxed);
-        for worker in workers {
-            worker.await.unwrap();
-        }
-        check(&ledger.lock(), &state, count);
-        let mut dead = BTreeSet::new();
-        let mut token = String::new();
-        loop {
-            let page = client.get(&format!("/v1/queues/work/dead?page_size=1000{token}")).await.json();
-            dead.extend(page["messages"].as_array().unwrap().iter().map(value));
-            match page["next_page_token"].as_str() {
-                Some(next) => token = format!("&page_token={next}"),
-                None => break,
-            }
-        }
-        assert_eq!(dead, (0..count).filter(|n| n % POISON == 0).collect());
-        return;
-    }
-}
-
-fn check(ledger: &Ledger, state: &Value, count: i64) {
-    assert_eq!(ledger.after_ack, [] as [i64; 0], "acknowledged ones came again");
-    let twice: Vec<_> = ledger.acked.iter().filter(|(_, times)| **times > 1).collect();
-    assert!(twice.is_empty(), "acknowledged twice: {twice:?}");
-    let good = (0..count).filter(|n| n % POISON != 0);
-    let missing: Vec<_> = good.filter(|n| !ledger.acked.contains_key(n) && !ledger.unsure.contains(n)).collect();
-    assert!(missing.is_empty(), "never settled: {missing:?}");
-    assert_eq!(state["acked"], count - (0..count).filter(|n| n % POISON == 0).count() as i64, "{state}");
-    for (key, order) in &ledger.order {
-        assert!(order.is_sorted(), "key {key} out of order: {order:?}");
-    }
 }

@@ -69,10 +69,11 @@ impl Sse {
     }
 }
 
-struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+/// A WebSocket's client.
+pub struct Socket(pub WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Socket {
-    async fn open(server: &Server, path: &str) -> Self {
+    pub async fn open(server: &Server, path: &str) -> Self {
         let mut request = format!("ws://{}{path}", server.http()).into_client_request().unwrap();
         if path == "/v1/ws" {
             request.headers_mut().insert("sec-websocket-protocol", "sluice.v1.json".parse().unwrap());
@@ -80,11 +81,11 @@ impl Socket {
         Self(connect_async(request).await.unwrap().0)
     }
 
-    async fn send(&mut self, frame: Value) {
+    pub async fn send(&mut self, frame: Value) {
         self.0.send(Message::text(frame.to_string())).await.unwrap();
     }
 
-    async fn message(&mut self) -> Message {
+    pub async fn message(&mut self) -> Message {
         loop {
             let message = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("a message in time");
             match message.expect("the socket is open").unwrap() {
@@ -101,11 +102,11 @@ impl Socket {
         }
     }
 
-    async fn next(&mut self) -> Value {
+    pub async fn next(&mut self) -> Value {
         serde_json::from_str(&self.text().await).unwrap()
     }
 
-    async fn close_code(&mut self) -> u16 {
+    pub async fn close_code(&mut self) -> u16 {
         loop {
             if let Message::Close(frame) = self.message().await {
                 return frame.map_or(0, |CloseFrame { code, .. }| code.into());
@@ -114,7 +115,7 @@ impl Socket {
     }
 
     /// Nothing comes for a while.
-    async fn is_silent(&mut self) -> bool {
+    pub async fn is_silent(&mut self) -> bool {
         tokio::time::timeout(Duration::from_millis(300), self.0.next()).await.is_err()
     }
 }

@@ -4,7 +4,7 @@
 //! file is written last, so that a crash while formatting leaves a folder that is formatted at the next start.
 //!
 //! ```text
-//! meta       magic, data version, CRC; cluster id, node id, storage id, the cluster's secret; CRC
+//! meta       for this user's eyes only: magic, data version, CRC; cluster id, node id, storage id, the cluster's secret; CRC
 //! metadata/  the controller's log and snapshot
 //! topics/    the partitions
 //! view/      what can be rebuilt; may be deleted while the broker is stopped
@@ -233,7 +233,7 @@ fn format(sys: &Sys, path: &Path, node: BrokerId) -> Result<Identity, DataFolder
         disk.create_dir_all(&path.join("metadata"))?;
         disk.create_dir_all(&path.join("topics"))?;
         disk.sync_dir(path)?;
-        disk.write_atomic(&path.join(META), &encode(&identity))?;
+        disk.write_private(&path.join(META), &encode(&identity))?;
         sync_parents(disk, path)
     };
     write().map_err(|e| write_error(path, &e))?;
@@ -272,6 +272,8 @@ fn read_identity(disk: &dyn Disk, path: &Path, node: BrokerId) -> Result<Identit
     // Says at once, and not at the first write, that the folder may only be read.
     disk.write_atomic(&path.join("probe"), b"").map_err(|e| write_error(path, &e))?;
     disk.remove_file(&path.join("probe")).map_err(|e| write_error(path, &e))?;
+    // It holds the cluster's secret; earlier versions and copies may have left it readable for others.
+    disk.make_private(&meta).map_err(|e| write_error(path, &e))?;
     Ok(identity)
 }
 

@@ -17,6 +17,8 @@ pub enum OpenMode {
     Create,
     /// It must not exist; read and write.
     CreateNew,
+    /// The same, and nobody but this user may read it, from the first moment on.
+    CreatePrivate,
 }
 
 /// One entry of a folder.
@@ -60,15 +62,17 @@ pub trait Disk: Send + Sync + 'static {
     /// Writes a small file so that a crash leaves the old or the new one whole: temporary file, sync, rename, sync of
     /// the folder.
     fn write_atomic(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let temporary = temporary_path(path);
-        if self.exists(&temporary) {
-            self.remove_file(&temporary)?;
-        }
-        let file = self.open(&temporary, OpenMode::CreateNew)?;
-        file.write_all_at(bytes, 0)?;
-        file.sync_all()?;
-        self.rename(&temporary, path)?;
-        self.sync_dir(path.parent().unwrap_or(Path::new(".")))
+        replace_file(self, path, bytes, OpenMode::CreateNew)
+    }
+
+    /// The same for a secret: nobody but this user may read it.
+    fn write_private(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        replace_file(self, path, bytes, OpenMode::CreatePrivate)
+    }
+
+    /// Takes the right to read a file from everybody but this user, if others have it. Where there are no users, nothing.
+    fn make_private(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
     }
 
     /// A whole file; for small ones.
@@ -78,6 +82,18 @@ pub trait Disk: Send + Sync + 'static {
         file.read_exact_at(&mut bytes, 0)?;
         Ok(bytes)
     }
+}
+
+fn replace_file<D: Disk + ?Sized>(disk: &D, path: &Path, bytes: &[u8], mode: OpenMode) -> io::Result<()> {
+    let temporary = temporary_path(path);
+    if disk.exists(&temporary) {
+        disk.remove_file(&temporary)?;
+    }
+    let file = disk.open(&temporary, mode)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_all()?;
+    disk.rename(&temporary, path)?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
 fn temporary_path(path: &Path) -> PathBuf {

@@ -8,12 +8,15 @@ use rustix::fs::FlockOperation;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs;
 use std::io::{self, IoSliceMut, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
 /// The file in a data folder whose lock says that a process uses the folder; it carries that process's id.
 const LOCK_FILE: &str = ".lock";
+
+/// Readable and writable by this user only.
+const PRIVATE: u32 = 0o600;
 
 /// The machine's file system.
 #[derive(Debug, Default, Clone, Copy)]
@@ -28,6 +31,7 @@ impl Disk for RealDisk {
             OpenMode::ReadWrite => options.write(true),
             OpenMode::Create => options.write(true).create(true),
             OpenMode::CreateNew => options.write(true).create_new(true),
+            OpenMode::CreatePrivate => options.write(true).create_new(true).mode(PRIVATE),
         };
         Ok(Arc::new(RealFile(options.open(path)?)))
     }
@@ -67,6 +71,13 @@ impl Disk for RealDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         fs::File::open(path)?.sync_all()
+    }
+
+    fn make_private(&self, path: &Path) -> io::Result<()> {
+        if fs::metadata(path)?.permissions().mode() & 0o077 == 0 {
+            return Ok(());
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE))
     }
 
     fn free_space(&self, path: &Path) -> io::Result<u64> {

@@ -25,6 +25,20 @@ fn a_folder_is_formatted_once() {
     assert!(other.identity().cluster_id != identity.cluster_id && other.identity().secret != identity.secret);
 }
 
+#[cfg(unix)]
+#[test]
+fn the_secret_is_for_this_user_only_whatever_the_umask_and_after_a_copy() {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+    let root = tempfile::tempdir().unwrap();
+    let meta = root.path().join(META);
+    let mode = || fs::metadata(&meta).unwrap().permissions().mode() & 0o777;
+    drop(open(root.path()).unwrap());
+    assert_eq!(mode(), 0o600);
+    fs::set_permissions(&meta, fs::Permissions::from_mode(0o644)).unwrap();
+    drop(open(root.path()).unwrap());
+    assert_eq!(mode(), 0o600);
+}
+
 #[test]
 fn what_may_not_be_used_is_refused_in_one_line() {
     let root = tempfile::tempdir().unwrap();

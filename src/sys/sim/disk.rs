@@ -283,10 +283,10 @@ impl Disk for Mounted {
         let mut hardware = self.running()?;
         hardware.fault(DiskOperation::Open, path)?;
         let inode = match (hardware.tree.find(path), mode) {
-            (Some(_), OpenMode::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (Some(_), OpenMode::CreateNew | OpenMode::CreatePrivate) => return Err(io::ErrorKind::AlreadyExists.into()),
             (None, OpenMode::Read | OpenMode::ReadWrite) => return Err(io::ErrorKind::NotFound.into()),
             (Some(inode), _) => inode,
-            (None, OpenMode::Create | OpenMode::CreateNew) => {
+            (None, OpenMode::Create | OpenMode::CreateNew | OpenMode::CreatePrivate) => {
                 hardware.change()?;
                 hardware.tree.create_file(path)?
             }

@@ -49,7 +49,7 @@ pub enum Curve {
     Subscribers,
     /// Live subscribers, each to its key, up to 20,000: cost of a record
     KeyedSubscribers,
-    /// Data in a topic, up to 10 GiB: start, seek, replay from the middle
+    /// Data in a topic, up to 50 GiB: start, seek, replay from the middle
     TopicSize,
     /// Bytes of a record, up to 10 MiB: produce and replay
     RecordSize,

@@ -19,6 +19,8 @@ pub struct Connection {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// The last answer said that the server closes.
+    closing: bool,
 }
 
 /// How long a body is.
@@ -49,7 +51,12 @@ impl Connection {
     /// Connects to `host:port`.
     pub async fn open(sys: &Sys, address: &str) -> io::Result<Self> {
         let socket = sys.network.connect(address.to_owned()).await?;
-        Ok(Self { socket, buffer: vec![0; READ_BYTES], start: 0, end: 0 })
+        Ok(Self { socket, buffer: vec![0; READ_BYTES], start: 0, end: 0, closing: false })
+    }
+
+    /// Whether the last answer was the last on this connection.
+    pub const fn is_closing(&self) -> bool {
+        self.closing
     }
 
     /// Sends a whole request, head and body, and reads the answer; the body lands in `body`.
@@ -167,6 +174,8 @@ impl Connection {
             if name.eq_ignore_ascii_case(b"content-length") {
                 let n = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
                 length = Length::Known(n.ok_or_else(|| broken("a content-length that is no number"))?);
+            } else if name.eq_ignore_ascii_case(b"connection") && value.eq_ignore_ascii_case(b"close") {
+                self.closing = true;
             } else if name.eq_ignore_ascii_case(b"transfer-encoding") && value.eq_ignore_ascii_case(b"chunked") {
                 length = Length::Chunked;
             }
@@ -241,7 +250,7 @@ mod tests {
             }
             std::future::pending::<()>().await;
         });
-        Connection { socket: Box::new(near), buffer: vec![0; 16], start: 0, end: 0 }
+        Connection { socket: Box::new(near), buffer: vec![0; 16], start: 0, end: 0, closing: false }
     }
 
     #[tokio::test]

@@ -191,6 +191,11 @@ impl Worker {
     }
 
     async fn send(&mut self, request: &[u8], since: Instant, body: &mut Vec<u8>) -> Result<(), String> {
+        if self.connection.is_closing()
+            && let Ok(new) = Connection::open(&self.sys, &self.address).await
+        {
+            self.connection = new;
+        }
         let status = match self.connection.exchange(request, body).await {
             Ok(status) => status,
             Err(e) if !self.tolerant => return Err(e.to_string()),

@@ -136,7 +136,7 @@ async fn recover(bench: &Bench, server: &Process, topic: &str, normal_ms: f64) -
         };
         let answer = open.exchange(&request, &mut body).await;
         let good = matches!(answer, Ok(200..300)) && sent.elapsed() <= most;
-        if answer.is_ok() {
+        if answer.is_ok() && !open.is_closing() {
             connection = Some(open);
         }
         match good {

@@ -64,7 +64,9 @@ pub async fn with_data(bench: &Bench, gib: &[f64]) -> Result<Vec<Figure>, CliErr
         stored = size.max(stored);
         let loaded = server.resident_bytes();
         let mut start = Figure::plain(format!("restart/{size}GiB"), "ms", Better::Lower);
+        start.limit_of = "bare handler, which has nothing to recover";
         for _ in 0..bench.args.rounds {
+            start.limits.push(millis(bench.bare().await?.started_in));
             kill_under_load(bench, &mut server, &topic).await?;
             server.again().await?;
             // It serves what is stored, and does not only say so.

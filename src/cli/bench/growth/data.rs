@@ -19,7 +19,7 @@ use std::{fmt::Write as _, io};
 use tokio::{task::JoinSet, time::Instant};
 
 const GIB: f64 = (1_u64 << 30) as f64;
-const MOST_GIB: f64 = 10.0;
+const MOST_GIB: f64 = 50.0;
 /// Free disk beside what is written.
 const SPARE_BYTES: f64 = 2.0 * GIB;
 /// Bytes that a replay from the middle reads.

@@ -22,7 +22,7 @@ pub async fn plots(bench: &Bench) -> Result<Vec<Plot>, CliError> {
     const X: &str = "partitions";
     let mut memory = Plot::new("partitions-memory", "Memory of a server with idle partitions", X, "bytes");
     let mut descriptors = Plot::new("partitions-descriptors", "Open descriptors with idle partitions", X, "open");
-    let mut start = Plot::new("partitions-start", "Making a topic, and a start after kill -9", X, "ms");
+    let mut start = Plot::new("partitions-start", "Making a topic, a start after kill -9, deleting the topic", X, "ms");
     let mut rate =
         Plot::new("partitions-throughput", "Single events, 64 connections, some partitions busy", X, "records/s");
     for count in points(1.0, MOST * bench.args.extent) {
@@ -41,6 +41,9 @@ pub async fn plots(bench: &Bench) -> Result<Vec<Plot>, CliError> {
         memory.push("after the load", count, server.resident_bytes().map(|bytes| bytes as f64));
         server.again().await?;
         start.push("start after kill -9", count, server.started_in.as_secs_f64() * 1000.0);
+        let deleting = Instant::now();
+        bench.delete(&server, topic).await?;
+        start.push("delete the topic", count, deleting.elapsed().as_secs_f64() * 1000.0);
     }
     Ok(vec![memory, descriptors, start, rate])
 }

@@ -96,6 +96,8 @@ impl RoutedEngine {
             draining: AtomicBool::new(false),
         });
         engine.act_on_image().await;
+        // A topic may have been deleted while nobody followed it.
+        engine.forget_views();
         engine
     }
 

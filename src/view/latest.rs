@@ -7,11 +7,13 @@
 //! A partition's view is built on first use. Questions may come from any thread.
 
 use super::follower::{DECOMPRESS, Follower, LogSource, STEPS_AT_ONCE, Shared, State, follow};
+use super::lazy_store::LazyStore;
 use super::row::{self, Content, Row};
 use super::sled_store::SledStore;
 use super::store::{Changes, MemoryStore, ViewStore};
 use crate::log::{LogError, PartitionLog};
 use crate::sys::{Lane, Sys, run_blocking};
+use crate::telemetry::{BudgetLabels, metrics};
 use crate::types::{LeaderEpoch, Offset, PartitionId, StoredRecord, TopicId, TopicPartition};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -131,14 +133,18 @@ struct Viewed {
 }
 
 impl LatestView {
-    /// Opens the store in `dir`. One that can not be opened is moved aside and begun anew, and so are the views.
+    /// Makes the folder; the store in it is opened when a view is first asked for. One that can not be opened is moved
+    /// aside and begun anew, and so are the views.
     ///
     /// # Errors
-    /// If not even an empty store can be made there.
+    /// If the folder can not be made or read.
     pub async fn open(sys: Sys, dir: PathBuf, settings: ViewSettings) -> Result<Arc<Self>, ViewError> {
+        // What of it is used only sled knows, and does not say.
+        let budget = metrics().memory_budget_bytes.get_or_create(&BudgetLabels { budget: "view" }).clone();
+        budget.set(i64::try_from(settings.cache_bytes).unwrap_or(i64::MAX));
         let store = {
             let (io, sys, settings) = (sys.io.clone(), sys.clone(), settings.clone());
-            run_blocking(&*io, Lane::Background, move || open_store(&sys, &dir, &settings)).await?
+            run_blocking(&*io, Lane::Background, move || lazy_store(sys, dir, settings)).await?
         };
         let shared =
             Arc::new(Shared { sys, store, dirty: AtomicBool::new(false), steps: Semaphore::new(STEPS_AT_ONCE) });
@@ -165,6 +171,9 @@ impl LatestView {
         }
         let list = |store: &dyn ViewStore| {
             let mut partitions = Vec::new();
+            if store.is_new() {
+                return Ok(partitions);
+            }
             store.scan(&[row::APPLIED_TAG], &[], &mut |key, _| {
                 partitions.extend(row::applied_partition(key));
                 ControlFlow::Continue(())
@@ -383,14 +392,17 @@ async fn wait_applied(
     }
 }
 
-fn open_store(sys: &Sys, dir: &Path, settings: &ViewSettings) -> Result<Arc<dyn ViewStore>, ViewError> {
+fn lazy_store(sys: Sys, dir: PathBuf, settings: ViewSettings) -> Result<Arc<dyn ViewStore>, ViewError> {
     let failed = |e: std::io::Error| ViewError::Store(format!("making {}: {e}", dir.display()));
+    sys.disk.create_dir_all(&dir).map_err(failed)?;
+    let holds_rows = !sys.disk.read_dir(&dir).map_err(failed)?.is_empty();
+    Ok(Arc::new(LazyStore::new(holds_rows, move || open_store(&sys, &dir, &settings))))
+}
+
+fn open_store(sys: &Sys, dir: &Path, settings: &ViewSettings) -> Result<Arc<dyn ViewStore>, ViewError> {
     let store: Arc<dyn ViewStore> = match settings.backend {
         ViewBackend::Sled => Arc::new(SledStore::open(sys, dir, settings.cache_bytes)?),
-        ViewBackend::Memory => {
-            sys.disk.create_dir_all(dir).map_err(failed)?;
-            Arc::new(MemoryStore::open(sys.disk.clone(), dir.join("rows")))
-        }
+        ViewBackend::Memory => Arc::new(MemoryStore::open(sys.disk.clone(), dir.join("rows"))),
     };
     if store.get(row::VERSION_KEY)?.as_deref() != Some(row::VERSION) {
         // New, or laid out otherwise: nothing in it is worth keeping.

@@ -7,6 +7,7 @@
 
 mod follower;
 mod latest;
+mod lazy_store;
 mod row;
 mod sled_store;
 mod store;

@@ -32,6 +32,10 @@ pub(super) trait ViewStore: Send + Sync + 'static {
     fn apply_batch(&self, changes: Changes) -> Result<(), ViewError>;
     /// Makes everything durable.
     fn checkpoint(&self) -> Result<(), ViewError>;
+    /// Whether nothing was ever in it.
+    fn is_new(&self) -> bool {
+        false
+    }
     /// Lets go of the files. Every later call answers [`ViewError::Closed`].
     fn close(&self);
 }

@@ -192,6 +192,12 @@ impl Server {
         self.engine.clone()
     }
 
+    /// Resolves when the server can not go on: nothing can be changed any more until it is started anew, and the reason.
+    /// Otherwise never.
+    pub async fn failed(&self) -> String {
+        self.metadata.failed().await
+    }
+
     /// Says that it is not ready, takes no new requests, tells streams to go, finishes what is in flight (at most 30 s),
     /// and closes the logs.
     pub async fn drain(self) {

@@ -44,7 +44,8 @@ Examples:
   sluice serve --config /etc/sluice.toml --print-config
   SLUICE_FLUSH=os sluice serve --kafka off
 
-SIGTERM and SIGINT drain, at most 30 s; a second one exits at once.
+SIGTERM and SIGINT drain, at most 30 s; a second one exits at once. A server whose metadata can not be written any
+more drains and ends with status 1: start it anew.
 Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 the data folder cannot be used.";
 
 /// Serves until a signal comes.
@@ -73,14 +74,24 @@ pub async fn run(args: ServeArgs) -> Result<(), CliError> {
         file.write(&config, &server)?;
     }
     announce(&config, &server);
-    signals.next().await;
+    // A server that can not change anything any more would look alive to whoever only sees its process: it ends, so
+    // that its supervisor starts it anew.
+    let failure = tokio::select! {
+        biased;
+        () = signals.next() => None,
+        reason = server.failed() => Some(reason),
+    };
     drop(ready); // who looks for it shall find the next server's, not this one's
-    tracing::info!("draining: a second signal exits at once");
+    match &failure {
+        None => tracing::info!("draining: a second signal exits at once"),
+        Some(reason) => tracing::error!(reason, "the server can not go on: draining, and ending with status 1"),
+    }
     tokio::select! {
         biased;
-        () = signals.next() => Err(CliError::failed("stopped before everything was written")),
-        () = server.drain() => Ok(()),
+        () = signals.next() => return Err(CliError::failed("stopped before everything was written")),
+        () = server.drain() => {}
     }
+    failure.map_or(Ok(()), |reason| Err(CliError::failed(format!("the server could not go on: {reason}"))))
 }
 
 /// The variables of the server's family. One that is not UTF-8 is no valid value of any setting, and shown as well as

@@ -6,30 +6,62 @@
 use super::LogError;
 use super::compaction::closed_segments;
 use super::core::LogCore;
-use super::layout::{EPOCH_FILE, LOG_START_FILE, encode_log_start};
+use super::layout::{EPOCH_FILE, LOG_START_FILE, META_FILE, encode_log_start};
 use super::recovery_point::RecoveryPoint;
 use super::retention::expired_segments;
 use super::segment::{LogSegment, NO_TIMESTAMP};
-use super::writer::Writer;
+use super::writer::{Unsettled, Writer};
+use crate::sys::OpenMode;
 use crate::telemetry::metrics;
 use crate::types::{FlushPolicy, LeaderEpoch, Offset};
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 
 impl LogCore {
     /// See [`super::PartitionLog::become_leader`].
     pub(super) fn lead(&self, writer: &mut Writer, epoch: LeaderEpoch) -> Result<(), LogError> {
         self.check_online()?;
-        let mut epochs = self.epochs.read().clone();
-        let news = epochs.assign(epoch, writer.next_offset);
-        if news.map_err(|error| LogError::Corrupt(error.to_string()))? {
-            let path = self.folder.join(EPOCH_FILE);
-            let written = self.context.files.disk().write_atomic(&path, &epochs.to_bytes());
-            written.map_err(|error| LogError::io(format!("writing {}", path.display()), &error))?;
-            *self.epochs.write() = epochs;
-        }
+        let news = self.epochs.write().assign(epoch, writer.next_offset);
+        // Durable with the first record under it: until then there is nothing to tell from another history.
+        writer.unsettled.epochs |= news.map_err(|error| LogError::Corrupt(error.to_string()))?;
         writer.epoch = epoch;
         self.update_progress(|progress| progress.leader_epoch = epoch);
         Ok(())
+    }
+
+    /// Makes durable what the next record relies on: the folder that it lies in, and the epoch that it is under.
+    pub(super) fn settle(&self, writer: &mut Writer) -> Result<(), LogError> {
+        let Unsettled { folder, epochs } = writer.unsettled;
+        if !folder && !epochs {
+            return Ok(());
+        }
+        let disk = self.context.files.disk();
+        let settled = || -> io::Result<()> {
+            if folder {
+                disk.open(&self.folder.join(META_FILE), OpenMode::ReadWrite)?.sync_all()?;
+            }
+            if epochs {
+                let bytes = self.epochs.read().to_bytes();
+                disk.write_atomic(&self.folder.join(EPOCH_FILE), &bytes)?;
+            }
+            if folder {
+                disk.sync_dir(&self.folder)?;
+                disk.sync_dir(self.folder.parent().unwrap_or(Path::new(".")))?;
+            }
+            Ok(())
+        };
+        match settled() {
+            Ok(()) => {
+                writer.unsettled = Unsettled::default();
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(LogError::DiskFull),
+            // What a failed sync left is not known: it is not tried again.
+            Err(error) => Err(self.go_offline(format!("syncing {}: {error}", self.folder.display()))),
+        }
     }
 
     /// Moves the log start up to `before`, at most to the high watermark, and removes the segments that are wholly
@@ -144,9 +176,10 @@ impl LogCore {
         if writer.position > 0 && old { self.roll(writer) } else { Ok(()) }
     }
 
-    /// A clean stop: everything synced, the tail trimmed, indexes and snapshot whole.
+    /// A clean stop: everything synced, the tail trimmed, indexes and snapshot whole. Nothing to do where nothing came
+    /// since the start.
     pub(super) fn finish(&self, writer: &mut Writer) {
-        if self.check_online().is_ok() && self.sync_active(writer).is_ok() {
+        if writer.touched && self.check_online().is_ok() && self.sync_active(writer).is_ok() {
             let closed = writer.segment.flush_indexes(&self.context.files, true);
             let closed = closed.and_then(|()| self.write_snapshot(writer));
             if let Err(error) = closed {

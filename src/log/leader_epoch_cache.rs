@@ -4,7 +4,7 @@
 //! begins at its start and takes its place.
 //!
 //! Pure. Called by `partition_log` under its lock, which writes [`LeaderEpochCache::to_bytes`] to the partition's
-//! folder before it serves under a new epoch.
+//! folder before the first record under a new epoch.
 
 use super::LogError;
 use super::frame::{frame, unframe};

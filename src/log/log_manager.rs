@@ -13,7 +13,7 @@ use super::recovery::Recovery;
 use super::recovery_point::{RecoveryPoint, RecoveryPoints};
 use super::tail_ring::TailBudget;
 use super::{LogConfig, LogError, LogSettings, PartitionLog};
-use crate::sys::{Disk, Lane, Sys, run_blocking};
+use crate::sys::{Disk, Lane, OpenMode, Sys, run_blocking};
 use crate::types::{FlushPolicy, PartitionId, TopicId, TopicName, TopicPartition};
 use futures_util::{StreamExt as _, stream};
 use parking_lot::{Mutex, RwLock};
@@ -35,6 +35,8 @@ const CONCURRENT: usize = 16;
 const RETENTION_INTERVAL: Duration = Duration::from_secs(30);
 /// How often logs are looked at for something to compact (Kafka's `log.cleaner.backoff.ms`).
 const COMPACTION_INTERVAL: Duration = Duration::from_secs(15);
+/// Partitions that are deleted at once: they share two syncs.
+const DELETED_AT_ONCE: usize = 256;
 /// A folder on its way out.
 const DELETED_SUFFIX: &str = ".deleted";
 
@@ -128,7 +130,7 @@ impl LogManager {
         self.logs.read().get(&partition).cloned()
     }
 
-    /// Makes a partition's folder (durable when it returns), or gives the one that is there, with this configuration.
+    /// Makes a partition's folder (durable with its first record), or gives the one that is there, with this configuration.
     ///
     /// # Errors
     /// What the disk says.
@@ -161,24 +163,47 @@ impl LogManager {
     /// # Errors
     /// What the disk says; the folder is set aside at the next start then.
     pub async fn delete(&self, partition: TopicPartition) -> Result<(), LogError> {
-        let _turn = self.turn(partition).await;
-        let Some(log) = self.logs.write().remove(&partition) else { return Ok(()) };
+        self.delete_all(&[partition]).await
+    }
+
+    /// The same with many, which share their syncs.
+    ///
+    /// # Errors
+    /// The first; the others are removed all the same.
+    pub async fn delete_all(&self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        let mut outcome = Ok(());
+        for some in partitions.chunks(DELETED_AT_ONCE) {
+            let removed = self.delete_some(some).await;
+            outcome = outcome.and(removed.map_err(|error| LogError::io("removing a partition's folder", &error)));
+        }
+        outcome
+    }
+
+    async fn delete_some(&self, partitions: &[TopicPartition]) -> io::Result<()> {
         let gone = |core: &LogCore, _: &mut super::writer::Writer| {
             core.fail_all(&LogError::Closed);
             core.drop_watch();
             core.tail.clear();
         };
-        // If it is closed already, nothing writes to it any more.
-        if let Ok(done) = log.core().enqueue_control(true, gone) {
-            let _ = done.await;
+        let (mut turns, mut logs, mut closing) = (Vec::new(), Vec::new(), Vec::new());
+        for partition in partitions {
+            turns.push(self.turn(*partition).await);
+            let Some(log) = self.logs.write().remove(partition) else { continue };
+            // If it is closed already, nothing writes to it any more.
+            closing.extend(log.core().enqueue_control(true, gone));
+            logs.push(log);
+        }
+        for closed in closing {
+            let _ = closed.await; // a writer that panicked is through as well
         }
         let (context, dir) = (Arc::clone(&self.context), self.dir.clone());
         let remove = move || {
-            log.core().segments.load().iter().for_each(|segment| segment.close(&context.files));
-            remove_folder(&context, &dir, &log.core().folder, partition)
+            for log in &logs {
+                log.core().segments.load().iter().for_each(|segment| segment.close(&context.files));
+            }
+            remove_folders(&context, &dir, &logs)
         };
-        let removed = run_blocking(&*self.context.sys.io, Lane::Background, remove).await;
-        removed.map_err(|error| LogError::io("removing a partition's folder", &error))
+        run_blocking(&*self.context.sys.io, Lane::Background, remove).await
     }
 
     /// Waits until nobody else makes or removes this partition's folder.
@@ -359,7 +384,7 @@ fn quarantine(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<()> {
 
 fn recover(context: &Arc<LogContext>, found: Found, walked: &AtomicU64) -> Arc<LogCore> {
     let Found { id, name, folder, config, point } = found;
-    Recovery { context, folder: &folder, id, name, config, point, walked }.run()
+    Recovery { context, folder: &folder, id, name, config, point, fresh: false, walked }.run()
 }
 
 fn make_folder(
@@ -379,12 +404,21 @@ fn make_folder(
         // What an earlier attempt left, or a partition that was here before: either way nothing is deleted.
         quarantine(disk, dir, &layout::folder_name(id)).map_err(failed)?;
     }
+    // Not synced: that comes with the first record. Until then a crash leaves a whole partition, or one that is made anew.
     disk.create_dir_all(&folder).map_err(failed)?;
-    disk.write_atomic(&folder.join(META_FILE), &layout::encode_meta(id, &name)).map_err(failed)?;
-    disk.sync_dir(dir).map_err(failed)?;
+    let meta = disk.open(&folder.join(META_FILE), OpenMode::CreateNew);
+    meta.and_then(|file| file.write_all_at(&layout::encode_meta(id, &name), 0)).map_err(failed)?;
     let walked = AtomicU64::new(0);
-    let recovery =
-        Recovery { context, folder: &folder, id, name, config, point: RecoveryPoint::default(), walked: &walked };
+    let recovery = Recovery {
+        context,
+        folder: &folder,
+        id,
+        name,
+        config,
+        point: RecoveryPoint::default(),
+        fresh: true,
+        walked: &walked,
+    };
     let core = recovery.run();
     match core.check_online() {
         Ok(()) => Ok(core),
@@ -393,13 +427,24 @@ fn make_folder(
     }
 }
 
-fn remove_folder(context: &LogContext, dir: &Path, folder: &Path, id: TopicPartition) -> io::Result<()> {
+/// Takes the folders' names away, durably, and then what is in them.
+fn remove_folders(context: &LogContext, dir: &Path, logs: &[Arc<PartitionLog>]) -> io::Result<()> {
     let disk = &*context.sys.disk;
-    let gone = layout::with_suffix(folder, DELETED_SUFFIX);
-    disk.rename(folder, &gone)?;
+    let mut outcome = Ok(());
+    let mut renamed = Vec::with_capacity(logs.len());
+    for log in logs {
+        let folder = &log.core().folder;
+        let gone = layout::with_suffix(folder, DELETED_SUFFIX);
+        match disk.rename(folder, &gone).and_then(|()| context.points.clear(log.id())) {
+            Ok(()) => renamed.push(gone),
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
+    }
     disk.sync_dir(dir)?;
-    // Synced, so that a partition that comes back under this name is not held to what this one had.
-    context.points.clear(id)?;
+    // Synced, so that a partition that comes back under a name is not held to what this one had.
     context.points.sync()?;
-    disk.remove_dir_all(&gone)
+    for folder in renamed {
+        outcome = outcome.and(disk.remove_dir_all(&folder));
+    }
+    outcome
 }

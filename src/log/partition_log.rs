@@ -189,7 +189,7 @@ impl PartitionLog {
         self.core.epoch_end(epoch)
     }
 
-    /// Appends from now on carry this epoch, which is durable in the epoch cache before this returns.
+    /// Appends from now on carry this epoch, which is durable in the epoch cache before the first of them is written.
     ///
     /// # Errors
     /// The log is offline or closed, a newer epoch is known, or what the disk says.

@@ -13,7 +13,7 @@ use super::compaction::finish_swaps;
 use super::core::{LogContext, LogCore, Opened};
 use super::gathering::Gathering;
 use super::idempotency::{IDEMPOTENCY_HEADER, IdempotencyLimits, IdempotencyTable, RecordMark};
-use super::layout::{self, CLEANED_SUFFIX, EPOCH_FILE, FileKind, LOG_START_FILE};
+use super::layout::{self, CLEANED_SUFFIX, EPOCH_FILE, FileKind, LOG_START_FILE, SWAP_SUFFIX};
 use super::leader_epoch_cache::LeaderEpochCache;
 use super::open_files::{Access, OpenFiles};
 use super::preallocation::Preallocation;
@@ -22,12 +22,13 @@ use super::recovery_point::RecoveryPoint;
 use super::segment::LogSegment;
 use super::snapshot::{self, MAX_PRODUCERS};
 use super::write_behind::WriteBehind;
-use super::writer::{Phase, Writer};
+use super::writer::{Phase, Unsettled, Writer};
 use super::{LogConfig, LogError, LogSettings};
 use crate::codec::{Compression, DecompressLimit, HEADER_BYTES, RecordBatch};
 use crate::sys::File;
 use crate::types::{FlushPolicy, LeaderEpoch, Offset, TopicName, TopicPartition};
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::{
         Arc,
@@ -48,6 +49,8 @@ pub(super) struct Recovery<'a> {
     pub(super) name: TopicName,
     pub(super) config: LogConfig,
     pub(super) point: RecoveryPoint,
+    /// The folder was made just now, and holds nothing but its description.
+    pub(super) fresh: bool,
     /// Bytes gone over, for the progress line.
     pub(super) walked: &'a AtomicU64,
 }
@@ -112,6 +115,9 @@ impl Recovery<'_> {
             epoch,
             producers: ProducerStateTable::new(MAX_PRODUCERS),
             flush: self.config.topic.flush,
+            // Who wrote a record made the folder durable before.
+            unsettled: Unsettled { folder: next_offset == Offset::ZERO, epochs: false },
+            touched: false,
             unsnapshotted: 0,
             write_behind: WriteBehind::default(),
             preallocation: Preallocation::default(),
@@ -121,12 +127,26 @@ impl Recovery<'_> {
         }
     }
 
+    /// The names in the folder, read once: ten thousand partitions are ten thousand folders.
+    fn names(&self) -> Result<BTreeSet<String>, LogError> {
+        let failed = self.failed("reading the folder");
+        let disk = self.files().disk();
+        let list = || disk.read_dir(self.folder).map(|all| all.into_iter().map(|entry| entry.name).collect());
+        let names: BTreeSet<String> = list().map_err(&failed)?;
+        if names.iter().any(|name| name.ends_with(SWAP_SUFFIX)) {
+            finish_swaps(&**disk, self.folder).map_err(&failed)?;
+            return list().map_err(&failed);
+        }
+        Ok(names)
+    }
+
     fn recover(&self) -> Result<Opened, LogError> {
-        let mut log_start = self.read_log_start()?;
-        let bases = self.clear_leftovers(log_start)?;
+        let names = if self.fresh { BTreeSet::new() } else { self.names()? };
+        let mut log_start = self.read_log_start(&names)?;
+        let bases = self.clear_leftovers(&names, log_start)?;
         let mut segments = self.open_segments(&bases, log_start)?;
         log_start = log_start.max(segments[0].base);
-        let stored = self.read_epochs()?;
+        let stored = self.read_epochs(&names)?;
         let mut tail = self.recover_tail(&segments[segments.len() - 1], stored.as_ref())?;
         let epochs = self.recover_epochs(&segments, &tail, stored)?;
         if tail.end < log_start {
@@ -139,7 +159,7 @@ impl Recovery<'_> {
         active.publish(tail.position);
         active.flush_indexes(self.files(), false).map_err(self.failed("writing an index"))?;
         self.date(active, &tail)?;
-        let (producers, mut idempotency) = self.recover_snapshot(&segments, end)?;
+        let (producers, mut idempotency) = self.recover_snapshot(&names, &segments, end)?;
         idempotency.truncate_from_start(log_start);
         self.note_point(end)?;
         let epoch = epochs.latest().map_or(LeaderEpoch::ZERO, |(epoch, _)| epoch);
@@ -160,27 +180,23 @@ impl Recovery<'_> {
         })
     }
 
-    fn read_log_start(&self) -> Result<Offset, LogError> {
-        let path = self.folder.join(LOG_START_FILE);
-        if !self.files().disk().exists(&path) {
+    fn read_log_start(&self, names: &BTreeSet<String>) -> Result<Offset, LogError> {
+        if !names.contains(LOG_START_FILE) {
             return Ok(Offset::ZERO);
         }
+        let path = self.folder.join(LOG_START_FILE);
         let bytes = self.files().disk().read(&path).map_err(self.failed("reading the log start"))?;
         layout::decode_log_start(&path.display().to_string(), &bytes)
     }
 
     /// Removes what an interrupted change left, and segments wholly below the log start; gives the bases that stay.
-    fn clear_leftovers(&self, log_start: Offset) -> Result<Vec<Offset>, LogError> {
+    fn clear_leftovers(&self, names: &BTreeSet<String>, log_start: Offset) -> Result<Vec<Offset>, LogError> {
         let disk = self.files().disk();
         let failed = self.failed("clearing leftovers");
-        finish_swaps(&**disk, self.folder).map_err(&failed)?;
-        let entries = disk.read_dir(self.folder).map_err(&failed)?;
-        for entry in &entries {
-            if entry.name.ends_with(".tmp") || entry.name.ends_with(CLEANED_SUFFIX) {
-                disk.remove_file(&self.folder.join(&entry.name)).map_err(&failed)?;
-            }
+        for name in names.iter().filter(|name| name.ends_with(".tmp") || name.ends_with(CLEANED_SUFFIX)) {
+            disk.remove_file(&self.folder.join(name)).map_err(&failed)?;
         }
-        let named = entries.iter().filter_map(|entry| layout::parse_file_name(&entry.name));
+        let named = names.iter().filter_map(|name| layout::parse_file_name(name));
         let mut bases: Vec<Offset> = named.filter(|(_, kind)| *kind == FileKind::Log).map(|(base, _)| base).collect();
         let gone = bases.windows(2).take_while(|pair| pair[1] <= log_start).count();
         for base in bases.drain(..gone) {
@@ -205,7 +221,9 @@ impl Recovery<'_> {
                 )));
             }
             let segment = LogSegment::create(self.files(), self.folder, log_start).map_err(&failed)?;
-            self.files().disk().sync_dir(self.folder).map_err(&failed)?;
+            if log_start > Offset::ZERO {
+                self.files().disk().sync_dir(self.folder).map_err(&failed)?; // else with the first record
+            }
             return Ok(vec![Arc::new(segment)]);
         }
         let mut segments = Vec::with_capacity(bases.len());
@@ -367,7 +385,11 @@ impl Recovery<'_> {
     fn note_point(&self, end: Offset) -> Result<(), LogError> {
         let failed = self.failed("writing the recovery point");
         let strict = self.config.topic.flush == FlushPolicy::Commit;
-        self.context.points.set(self.id, RecoveryPoint { durable_end: end, strict }).map_err(&failed)?;
+        let point = RecoveryPoint { durable_end: end, strict };
+        if point == self.point && !self.fresh {
+            return Ok(()); // it stands there
+        }
+        self.context.points.set(self.id, point).map_err(&failed)?;
         // Laxer than it was: that must be known before the first append that relies on it.
         if self.point.strict && !strict { self.context.points.sync().map_err(&failed) } else { Ok(()) }
     }
@@ -375,11 +397,11 @@ impl Recovery<'_> {
     // ---- what is derived from the records -------------------------------------------------------------------------
 
     /// The leader epochs as their file has them; `None` if it is damaged.
-    fn read_epochs(&self) -> Result<Option<LeaderEpochCache>, LogError> {
-        let path = self.folder.join(EPOCH_FILE);
-        if !self.files().disk().exists(&path) {
+    fn read_epochs(&self, names: &BTreeSet<String>) -> Result<Option<LeaderEpochCache>, LogError> {
+        if !names.contains(EPOCH_FILE) {
             return Ok(Some(LeaderEpochCache::default()));
         }
+        let path = self.folder.join(EPOCH_FILE);
         let bytes = self.files().disk().read(&path).map_err(self.failed("reading the leader epochs"))?;
         match LeaderEpochCache::from_bytes(&bytes) {
             Ok(epochs) => Ok(Some(epochs)),
@@ -451,6 +473,7 @@ impl Recovery<'_> {
     /// Producers and Idempotency-Keys: the newest snapshot that is whole, and the records after it.
     fn recover_snapshot(
         &self,
+        names: &BTreeSet<String>,
         segments: &[Arc<LogSegment>],
         end: Offset,
     ) -> Result<(ProducerStateTable, IdempotencyTable), LogError> {
@@ -459,8 +482,7 @@ impl Recovery<'_> {
         let limits = idempotency_limits(&self.context.settings);
         let mut state = (ProducerStateTable::new(MAX_PRODUCERS), IdempotencyTable::new(limits));
         let mut from = segments[0].base;
-        let entries = disk.read_dir(self.folder).map_err(&failed)?;
-        let named = entries.iter().rev().filter_map(|entry| layout::parse_file_name(&entry.name));
+        let named = names.iter().rev().filter_map(|name| layout::parse_file_name(name));
         for (offset, _) in named.filter(|(_, kind)| *kind == FileKind::Snapshot) {
             let path = layout::file_path(self.folder, offset, FileKind::Snapshot);
             if offset > end {

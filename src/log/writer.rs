@@ -44,6 +44,10 @@ pub(super) struct Writer {
     pub(super) producers: ProducerStateTable,
     /// The policy that the recovery point knows of.
     pub(super) flush: FlushPolicy,
+    /// What must be durable before the next record is written.
+    pub(super) unsettled: Unsettled,
+    /// Something was appended since the log was opened.
+    pub(super) touched: bool,
     /// Bytes since the last snapshot of producers and Idempotency-Keys.
     pub(super) unsnapshotted: u64,
     pub(super) write_behind: WriteBehind,
@@ -52,6 +56,16 @@ pub(super) struct Writer {
     /// The last turn ended with a wait.
     pub(super) gathers: bool,
     pub(super) phase: Phase,
+}
+
+/// What names a log, and is not known to be durable. It becomes so with the first record that needs it: ten thousand
+/// partitions that nothing is written to cost no sync, neither when they are made nor at any start.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Unsettled {
+    /// The folder with its description and first segment.
+    pub(super) folder: bool,
+    /// The epoch that the log is led under.
+    pub(super) epochs: bool,
 }
 
 /// How far the group in hand is.
@@ -111,12 +125,20 @@ impl Job for LogCore {
             _ => self.begin(writer, QUICK_BYTES),
         })
     }
+
+    /// What the group in hand left on the disk is not known, so the log goes offline. The job goes on: what waits, and what
+    /// still comes, is answered by it.
+    fn panicked(&self, text: &str) -> Step {
+        self.go_offline(format!("its writer panicked: {text}; a restart recovers it"));
+        Step::Requeue
+    }
 }
 
 impl LogCore {
     /// Whether what is to do next is a small group that goes into the active segment, with no sync and no file to open.
     fn begins_quickly(&self, writer: &Writer) -> bool {
-        if writer.flush == FlushPolicy::Commit {
+        let Unsettled { folder, epochs } = writer.unsettled;
+        if writer.flush == FlushPolicy::Commit || folder || epochs {
             return false;
         }
         let first = {
@@ -184,6 +206,11 @@ impl LogCore {
     }
 
     fn begin_group(&self, writer: &mut Writer, appends: Vec<StagedAppend>) -> Step {
+        if let Err(error) = self.settle(writer) {
+            self.fail_appends(appends, &error);
+            return Step::Again;
+        }
+        writer.touched = true;
         let now_ms = self.context.sys.clock.now_ms();
         let config = self.config.load_full();
         let (batches, appends) = match batching::build(&config, writer, appends, now_ms, self.tail.budget()) {

@@ -276,6 +276,12 @@ impl Job for Shared {
             }
         }
     }
+
+    /// Who waited for the group in hand learns of it by the reply that is gone.
+    fn panicked(&self, text: &str) -> Step {
+        self.failure.set(format!("the writer of the metadata log panicked: {text}"));
+        Step::Requeue
+    }
 }
 
 impl Shared {

@@ -280,15 +280,12 @@ impl ReplicaManager {
     }
 
     async fn delete(&self, topic: &TopicReplicas) {
-        let ids: Vec<_> = topic.partitions().map(|partition| partition.id).collect();
-        let each = ids.into_iter().map(|partition| async move {
-            let id = TopicPartition { topic: topic.assignment.id, partition };
-            if let Err(error) = self.logs.delete(id).await {
-                // Its folder is set aside at the next start, since the metadata does not know it any more.
-                tracing::error!(topic = %topic.assignment.name, partition = %partition, %error, "a deleted partition's folder could not be removed");
-            }
-        });
-        stream::iter(each).buffer_unordered(CONCURRENT_CHANGES).collect::<()>().await;
+        let id = |partition: &Arc<Partition>| TopicPartition { topic: topic.assignment.id, partition: partition.id };
+        let ids: Vec<_> = topic.partitions().map(id).collect();
+        if let Err(error) = self.logs.delete_all(&ids).await {
+            // What is left is set aside at the next start, since the metadata does not know it any more.
+            tracing::error!(topic = %topic.assignment.name, %error, "a deleted topic's folders could not all be removed");
+        }
     }
 }
 

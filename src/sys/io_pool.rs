@@ -45,6 +45,12 @@ pub trait Job: Send + Sync + 'static {
     fn quick_step(&self) -> Option<Step> {
         None
     }
+
+    /// Its step panicked on a thread of the pool. It may have done half of its work: what it guards has to be taken out of
+    /// service, and who waits for it told. Gives how it goes on. (In the simulation a panic ends the run instead.)
+    fn panicked(&self, _text: &str) -> Step {
+        Step::Done
+    }
 }
 
 /// A pool of threads that may block.

@@ -1,7 +1,7 @@
 //! Real threads for the work that may block: a few for appends, for reads and for background work each.
 //!
 //! **Invariant**: each lane is one first-in-first-out line. A job that asks for [`Step::Requeue`] goes to its back; a
-//! job that panics is dropped, with a line in the log, and its thread goes on.
+//! job that panics is asked how it goes on ([`Job::panicked`]), with a line in the log, and its thread lives.
 //!
 //! Threads park on a condition variable while their line is empty. A submission wakes one only if one is parked, so a
 //! busy lane costs its submitters no system call. Dropping the pool lets the threads empty their lines and end.
@@ -11,6 +11,7 @@
 
 use super::io_pool::{IoPool, Job, Lane, Step};
 use parking_lot::{Condvar, Mutex};
+use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -124,16 +125,20 @@ async fn run_inline(inline: Arc<Inline>, line: Arc<Line>, job: Arc<dyn Job>) {
             Ok(Some(Step::Done)) => return inline.took(begun.elapsed()),
             Ok(Some(_)) if !inline.is_slow() => inline.took(begun.elapsed()),
             Ok(_) => return line.push(job),
-            Err(panic) => return report(&*panic),
+            Err(panic) => match panicked(&*job, &*panic) {
+                Ok(Step::Done) | Err(_) => return,
+                Ok(_) => return line.push(job),
+            },
         }
     }
 }
 
-/// A job that panicked is not called again; its invariants are its own business.
-fn report(panic: &(dyn std::any::Any + Send)) {
+/// Asks a job that panicked how it goes on.
+fn panicked(job: &dyn Job, panic: &(dyn Any + Send)) -> std::thread::Result<Step> {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
     tracing::error!(panic = text, "a job of the I/O pool panicked");
+    catch_unwind(AssertUnwindSafe(|| job.panicked(text)))
 }
 
 impl Drop for ThreadPool {
@@ -252,12 +257,11 @@ impl Line {
                     }
                 }
             };
-            // Unwind safety is the job's own business: a job that panicked is not called again.
-            match catch_unwind(AssertUnwindSafe(run)) {
-                Ok(Step::Requeue) => unfinished = Some(Unfinished { job, wait: None }),
+            // Unwind safety is the job's own business: it is told.
+            match catch_unwind(AssertUnwindSafe(run)).or_else(|panic| panicked(&*job, &*panic)) {
+                Ok(Step::Requeue | Step::Again) => unfinished = Some(Unfinished { job, wait: None }),
                 Ok(Step::Gather(wait)) => unfinished = Some(Unfinished { job, wait: Some(wait) }),
-                Ok(_) => {}
-                Err(panic) => report(&*panic),
+                Ok(Step::Done) | Err(_) => {}
             }
         }
     }

@@ -218,6 +218,58 @@ async fn a_server_that_is_told_to_stop_drains_and_leaves_clean_data() {
     assert!(text(&doctor.stderr).contains("00000000000000000000.log"), "the file is named: {doctor:?}");
 }
 
+/// A supervisor only sees the process: one that can not change anything any more must not look alive.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_metadata_can_not_be_written_ends_with_status_1() {
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let ready = folder.path().join("ready.json");
+    let of = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let mut server = Command::new("sh")
+        // Files may grow to a few MiB, and a write past that is an error instead of the signal's end.
+        .args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_sluice")])
+        .args(["serve", "--http", "127.0.0.1:0", "--kafka", "off", "--peer", "off", "--data", &of("data")])
+        .args(["--ready-file", &of("ready.json")])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("there is a shell");
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let ended = async {
+        while !ready.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let ready: Value = serde_json::from_slice(&std::fs::read(&ready).unwrap()).unwrap();
+        let client = crate::harness::Client::new(&format!("http://{}", ready["http"].as_str().unwrap()));
+        assert_eq!(client.post_json("/v1/topics", &json!({"name": "t"})).await.status, 201);
+        // Each goes into the metadata's log as it was written.
+        let change = json!({"config": {"retention.ms": format!("{}1", "0".repeat(900_000))}});
+        let body = change.to_string();
+        let headers = [("content-type", "application/json")];
+        loop {
+            let change = client.try_request(hyper::Method::PATCH, "/v1/topics/t", &headers, body.clone()).await;
+            match change {
+                Some(reply) if reply.status < 300 => {}
+                other => break other.map_or(0, |reply| reply.status),
+            }
+        }
+    };
+    let refusal: u16 = tokio::time::timeout(PATIENCE, ended).await.expect("the limit is reached soon");
+    assert!(refusal == 0 || refusal >= 500, "{refusal}");
+    let status = loop {
+        if let Some(status) = server.try_wait().expect("it is our child") {
+            break status;
+        }
+        assert!(std::time::Instant::now() < deadline, "it goes on, and can do nothing");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    let mut stderr = String::new();
+    std::io::Read::read_to_string(&mut server.stderr.take().expect("it is piped"), &mut stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("could not go on") && stderr.contains("metadata log"), "{stderr}");
+    assert!(!ready.exists(), "the ready-file goes with the server");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_can_not_read_says_so_once_and_leaves_nothing_behind() {
     let server = Server::start().await;

@@ -98,6 +98,7 @@ async fn open_log() -> (Arc<LogManager>, Arc<PartitionLog>) {
         tail_ring_bytes: 64 << 20,
         group_bytes: 4 << 20,
         staged_bytes_per_partition: 32 << 20,
+        staged_bytes: 1 << 30,
         flush_interval: Duration::from_millis(100),
         idempotency_keys_per_partition: 1000,
         idempotency_retention: Duration::from_secs(60),

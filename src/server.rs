@@ -23,8 +23,20 @@ use tokio::task::JoinHandle;
 const GROUP_BYTES: usize = 4 << 20;
 /// Bytes that may wait in one partition: a few groups; more would only make latency.
 const STAGED_BYTES: usize = 32 << 20;
+/// Each budget is a part of the memory, and no more than is of use. Together with the program itself they are less than
+/// all of it: the allocator needs room to work in.
+const PART: u64 = 8;
 /// The tail rings hold the last moments, for live readers. More of it would hold what the page cache holds as well.
-const TAIL_RING_BYTES: usize = 48 << 20;
+const TAIL_RING_BYTES: usize = 24 << 20;
+/// Appends that wait in all partitions together, and requests under way: what is more only makes latency.
+const ALL_STAGED_BYTES: usize = 64 << 20;
+const REQUEST_BYTES: usize = 64 << 20;
+/// Kafka's frames: the largest one must fit.
+const KAFKA_BYTES: usize = 128 << 20;
+/// Frames of shared streams, and as many for readers of the log.
+const RING_BYTES: usize = 64 << 20;
+/// Rows that views cache.
+const VIEW_BYTES: usize = 256 << 20;
 /// Open files of all logs together: below the usual limit of 1024 descriptors, with room for connections.
 const OPEN_FILES: usize = 512;
 /// How long a change of the metadata may take.
@@ -138,7 +150,7 @@ impl Server {
         let metadata = open_metadata(&config, &sys, &folder, doors).await?;
         let defaults = config.topic_defaults(BROKERS);
         let logs = open_logs(&config, &sys, &folder, &metadata, defaults).await?;
-        let view = open_views(&config, &sys, &folder, &metadata, backend).await?;
+        let view = open_views(&config, &sys, &folder, backend).await?;
         let settings = EngineSettings {
             broker: config.node_id,
             cluster: folder.identity().cluster_id,
@@ -282,9 +294,10 @@ async fn open_logs(
     defaults: TopicDefaults,
 ) -> Result<Arc<LogManager>, StartError> {
     let settings = LogSettings {
-        tail_ring_bytes: share(config.memory, 4).min(TAIL_RING_BYTES),
+        tail_ring_bytes: share(config.memory, PART).min(TAIL_RING_BYTES),
         group_bytes: GROUP_BYTES,
         staged_bytes_per_partition: STAGED_BYTES,
+        staged_bytes: share(config.memory, PART).min(ALL_STAGED_BYTES),
         flush_interval: config.log.flush_interval,
         idempotency_keys_per_partition: config.log.idempotency_keys,
         idempotency_retention: config.log.idempotency_retention,
@@ -313,18 +326,18 @@ async fn open_views(
     config: &ServerConfig,
     sys: &Sys,
     folder: &DataFolder,
-    metadata: &Metadata,
     backend: ViewBackend,
 ) -> Result<Arc<LatestView>, StartError> {
-    let settings = ViewSettings { backend, cache_bytes: share(config.memory, 8) as u64, ..ViewSettings::default() };
+    let settings = ViewSettings {
+        backend,
+        cache_bytes: share(config.memory, PART).min(VIEW_BYTES) as u64,
+        ..ViewSettings::default()
+    };
     let failed = |e: crate::view::ViewError| StartError::View {
         folder: folder.view().display().to_string(),
         reason: e.to_string(),
     };
-    let view = LatestView::open(sys.clone(), folder.view(), settings).await.map_err(failed)?;
-    let image = metadata.image();
-    view.retain(|id| image.partition(id).is_some()).await.map_err(failed)?;
-    Ok(view)
+    LatestView::open(sys.clone(), folder.view(), settings).await.map_err(failed)
 }
 
 fn group_settings(config: &ServerConfig) -> GroupSettings {
@@ -349,7 +362,7 @@ fn kafka_settings(config: &ServerConfig, advertised: Option<(String, u16)>) -> k
     kafka::Settings {
         host,
         port,
-        request_memory: share(config.memory, 4),
+        request_memory: share(config.memory, PART).min(KAFKA_BYTES),
         fetch_bytes: share(config.memory, 16).clamp(1 << 20, 8 << 20),
         auto_create_topics: config.auto_create_topics,
         ..defaults
@@ -359,7 +372,10 @@ fn kafka_settings(config: &ServerConfig, advertised: Option<(String, u16)>) -> k
 fn http_settings(config: &ServerConfig, listen: Option<SocketAddr>, advertised: Option<String>) -> http::Settings {
     let limits = http::Limits {
         record_bytes: config.limits.record_bytes as usize,
-        batch_bytes: config.limits.batch_bytes as usize,
+        // A body lies there twice; one that takes the whole budget would have to be alone.
+        batch_bytes: (config.limits.batch_bytes as usize).min(share(config.memory, 2 * PART)),
+        request_memory: share(config.memory, PART).min(REQUEST_BYTES),
+        ring_memory: share(config.memory, PART).min(RING_BYTES),
         ..http::Limits::default()
     };
     http::Settings {

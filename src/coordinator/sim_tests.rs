@@ -42,6 +42,7 @@ impl Machine {
             tail_ring_bytes: 1 << 20,
             group_bytes: 1 << 20,
             staged_bytes_per_partition: 4 << 20,
+            staged_bytes: 1 << 30,
             flush_interval: Duration::from_millis(100),
             idempotency_keys_per_partition: 10,
             idempotency_retention: Duration::from_hours(1),

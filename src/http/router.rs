@@ -12,7 +12,8 @@ use super::{
     trace::TraceId,
 };
 use crate::{
-    telemetry::{RouteLabels, RouteStatusLabels, intern, metrics},
+    engine::EngineError,
+    telemetry::{Reserved, RouteLabels, RouteStatusLabels, intern, metrics},
     types::TopicName,
 };
 use axum::{
@@ -23,6 +24,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http_body::Body as _;
+use parking_lot::Mutex;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use std::{
     convert::Infallible,
@@ -45,6 +47,20 @@ const COMPRESS_ABOVE: u64 = 1400;
 /// A request body of this size is in memory when its head is; hyper throws away what a handler left of it. With a larger
 /// one the connection has to end, and the answer must say so, or the client sends its next request into the closing.
 const DRAINED_BODY: u64 = 4 << 10;
+
+/// What a body without an announced length counts for.
+const UNANNOUNCED_BODY: u64 = 256 << 10;
+/// How much larger than it came a compressed body mostly is.
+const COMPRESSED: usize = 8;
+/// A body lies in memory as it came, and as the batch that is written.
+const COPIES: usize = 2;
+/// What a request takes beside its body: buffers, headers, its task.
+const REQUEST_BYTES: usize = 4 << 10;
+/// How often the log is told of requests that were turned away.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// The route whose body is read while it is stored, and what it holds of it.
+const STREAMED: &str = "/ingest";
+const STREAMED_BYTES: usize = 3 << 20;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -81,7 +97,7 @@ pub fn router(state: AppState) -> Door {
             .and(NotForContentType::const_new("application/x-ndjson")),
     );
     let router = routes.fallback(not_found).layer(compress).with_state(state.clone());
-    Door(Arc::new(Shared { app: state, table, other: Route::new("other"), router }))
+    Door(Arc::new(Shared { app: state, table, other: Route::new("other"), router, turned_away: Mutex::default() }))
 }
 
 /// The whole door as a service; cheap to clone.
@@ -96,6 +112,14 @@ struct Shared {
     other: Route,
     /// What handles all but [`Hot`] requests.
     router: Router,
+    turned_away: Mutex<TurnedAway>,
+}
+
+/// Requests that were turned away since the log was told.
+#[derive(Default)]
+struct TurnedAway {
+    count: u64,
+    last: Option<Duration>,
 }
 
 /// What is known of a route before its handler runs.
@@ -183,12 +207,13 @@ impl Door {
         let id = trace_of(&parts.headers, app);
         let span = tracing::debug_span!("request", method = METHODS[method], route = route.pattern, trace_id = %id);
         // Pinned here, so that each wrapper moves a pointer, and not the whole of what handles a request.
-        let answer = pin!(self.answer(parts, body, hot));
+        let answer = pin!(self.answer(parts, body, (route, hot)));
         let response = trace::scope(id, answer).instrument(span).await;
         let (took, status) = (app.sys.clock.monotonic().saturating_sub(begun), response.status());
         route.count(method, status, took);
         let (method, route, milliseconds) = (METHODS[method], route.pattern, took.as_secs_f64() * 1e3);
-        if status.is_server_error() {
+        // What is only not possible now is told by who knows why; under overload it may be thousands a second.
+        if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
             tracing::warn!(method, route, status = status.as_u16(), milliseconds, trace_id = %id, "a request failed");
         } else {
             tracing::debug!(method, route, status = status.as_u16(), milliseconds, trace_id = %id, "answered");
@@ -196,7 +221,24 @@ impl Door {
         response
     }
 
-    async fn answer(&self, parts: Parts, body: Body, hot: Option<(Hot, TopicName)>) -> Response {
+    /// The answer to a request that there is no memory for. It is told to the log once in a while: a line for each would cost
+    /// more than what is saved.
+    fn turn_away(&self) -> Problem {
+        let Shared { app, turned_away, .. } = &*self.0;
+        let mut told = turned_away.lock();
+        told.count += 1;
+        let now = app.sys.clock.monotonic();
+        if told.last.is_none_or(|last| now.saturating_sub(last) >= TOLD_EVERY) {
+            let (count, bytes) = (std::mem::take(&mut told.count), app.memory.limit());
+            tracing::warn!(count, bytes, "requests are turned away: those under way take all the memory for them");
+            told.last = Some(now);
+        }
+        drop(told);
+        let detail = "the requests under way take all the memory that there is for them; nothing of this one was read";
+        Problem::from(EngineError::Overloaded).with_detail(detail)
+    }
+
+    async fn answer(&self, parts: Parts, body: Body, (route, hot): (&Route, Option<(Hot, TopicName)>)) -> Response {
         let app = &self.0.app;
         let admitted = match security::admit(&parts, &app.settings) {
             Ok(admitted) => admitted,
@@ -205,9 +247,12 @@ impl Door {
         if let Err(problem) = check_headers(&parts.headers, app) {
             return finish(problem.into_response());
         }
+        // Held until the answer: what came in is also in what waits to be stored.
+        let memory = reserve(&body, &parts.headers, route, app);
         let may_leave_a_rest =
             parts.version < Version::HTTP_2 && body.size_hint().upper().is_none_or(|n| n > DRAINED_BODY);
         let mut response = match hot {
+            _ if memory.is_none() => finish(self.turn_away().into_response()),
             Some((hot, topic)) => {
                 let answered = hot.call(app.clone(), topic, parts, body).await;
                 finish(answered.unwrap_or_else(Problem::into_response))
@@ -222,9 +267,24 @@ impl Door {
         if may_leave_a_rest && (status.is_client_error() || status.is_server_error()) {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        drop(memory);
         admitted.mark(response.headers_mut());
         response
     }
+}
+
+/// Memory for a request's body, before any of it is read; `None` if there is none left. More than the server may hold is
+/// sent away at once, while what it took goes on as fast as ever: waiting would only make all of them late.
+fn reserve(body: &Body, headers: &HeaderMap, route: &Route, app: &AppState) -> Option<Reserved> {
+    let size = body.size_hint();
+    let announced = usize::try_from(size.exact().unwrap_or(UNANNOUNCED_BODY)).unwrap_or(usize::MAX);
+    if announced == 0 {
+        return Some(app.memory.reserve(0));
+    }
+    let compressed = headers.contains_key(header::CONTENT_ENCODING);
+    let whole = if compressed { announced.saturating_mul(COMPRESSED) } else { announced };
+    let most = if route.pattern.ends_with(STREAMED) { STREAMED_BYTES } else { app.limits().batch_bytes };
+    app.memory.try_reserve(COPIES * whole.min(most) + REQUEST_BYTES)
 }
 
 /// Whether a request can be handled straight: what its path names is plain, and no answer of it is to be compressed.

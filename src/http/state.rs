@@ -1,7 +1,7 @@
 //! What every handler has: the engine, the clock, the limits and the settings.
 
 use super::drain::Drain;
-use crate::{engine::Engine, session::Sessions, sys::Sys};
+use crate::{engine::Engine, session::Sessions, sys::Sys, telemetry::MemoryBudget};
 use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
 /// Bounds of this door. Each is published at `/v1/capabilities` where clients need to know it.
@@ -39,6 +39,10 @@ pub struct Limits {
     pub max_produce_timeout: Duration,
     /// Time for requests in flight at shutdown.
     pub drain_timeout: Duration,
+    /// Memory of all requests under way together, in bytes; above it requests are sent away, to come again later.
+    pub request_memory: usize,
+    /// Frames of all live readers' shared streams together, in bytes.
+    pub ring_memory: usize,
 }
 
 impl Default for Limits {
@@ -60,6 +64,8 @@ impl Default for Limits {
             produce_timeout: Duration::from_secs(30),
             max_produce_timeout: Duration::from_secs(120),
             drain_timeout: Duration::from_secs(30),
+            request_memory: 64 << 20,
+            ring_memory: 64 << 20,
         }
     }
 }
@@ -99,6 +105,8 @@ pub struct App {
     pub sessions: Arc<Sessions>,
     /// Tells when the server goes away.
     pub drain: Drain,
+    /// Memory of the requests under way.
+    pub memory: Arc<MemoryBudget>,
 }
 
 /// The state behind each handler; cheap to clone.
@@ -109,8 +117,10 @@ impl AppState {
     /// State for [`super::router`].
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, sys: Sys, settings: Settings) -> Self {
-        let sessions = Arc::new(Sessions::new(engine.clone(), sys.clock.clone()));
-        Self(Arc::new(App { engine, sys, settings, sessions, drain: Drain::default() }))
+        let Limits { request_memory, ring_memory, .. } = settings.limits;
+        let sessions = Arc::new(Sessions::new(engine.clone(), sys.clock.clone(), ring_memory));
+        let memory = MemoryBudget::new("request", request_memory);
+        Self(Arc::new(App { engine, sys, settings, sessions, drain: Drain::default(), memory }))
     }
 
     /// The bounds.

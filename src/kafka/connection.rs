@@ -8,14 +8,14 @@ use super::{Door, MEMORY_UNIT, api};
 use crate::{
     codec::{Frame, WireError},
     sys::Socket,
-    telemetry::metrics,
+    telemetry::{Reserved, metrics},
 };
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
-use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::OwnedSemaphorePermit,
     time::timeout,
 };
 
@@ -73,7 +73,7 @@ struct Connection {
 }
 
 enum Event {
-    Request(Bytes, OwnedSemaphorePermit),
+    Request(Bytes, FrameMemory),
     Answered(Result<Option<Frame>, Ending>),
     Ended,
     Drain,
@@ -120,7 +120,7 @@ impl Connection {
         timeout(patience, next).await.unwrap_or(Err(Ending::Idle))
     }
 
-    fn begin(&mut self, frame: Bytes, memory: OwnedSemaphorePermit) -> Result<(), Ending> {
+    fn begin(&mut self, frame: Bytes, memory: FrameMemory) -> Result<(), Ending> {
         metrics().kafka_bytes_in.inc_by(frame.len() as u64);
         let answer = api::begin(&self.door, self.peer, frame)?;
         self.in_flight.push_back(Box::pin(async move {
@@ -182,7 +182,7 @@ fn advance(parts: &mut VecDeque<Bytes>, mut written: usize) {
 struct Input {
     buffer: BytesMut,
     /// The budget for the frame in hand.
-    memory: Option<OwnedSemaphorePermit>,
+    memory: Option<FrameMemory>,
 }
 
 impl Input {
@@ -196,7 +196,7 @@ impl Input {
         &mut self,
         socket: &mut Box<dyn Socket>,
         door: &Door,
-    ) -> Result<Option<(Bytes, OwnedSemaphorePermit)>, Ending> {
+    ) -> Result<Option<(Bytes, FrameMemory)>, Ending> {
         loop {
             let mut missing = LENGTH_BYTES;
             if let Some(length) = self.buffer.first_chunk().map(|length| i32::from_be_bytes(*length)) {
@@ -206,7 +206,7 @@ impl Input {
                     .ok_or(Ending::FrameTooLarge(length.into()))?;
                 let memory = match self.memory.take() {
                     Some(memory) => memory,
-                    None => reserve(&door.0.memory, length).await?,
+                    None => reserve(door, length).await?,
                 };
                 let whole = LENGTH_BYTES + length;
                 if self.buffer.len() >= whole {
@@ -225,8 +225,15 @@ impl Input {
     }
 }
 
-async fn reserve(memory: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Ending> {
+/// The memory of one frame, of the budget of all.
+struct FrameMemory {
+    _permit: OwnedSemaphorePermit,
+    _reserved: Reserved,
+}
+
+async fn reserve(door: &Door, bytes: usize) -> Result<FrameMemory, Ending> {
     let units = u32::try_from(bytes.div_ceil(MEMORY_UNIT)).unwrap_or(u32::MAX);
     // Never closed; and never more than there is, since a frame is bounded by it.
-    Ok(memory.clone().acquire_many_owned(units).await.map_err(io::Error::other)?)
+    let permit = door.0.memory.clone().acquire_many_owned(units).await.map_err(io::Error::other)?;
+    Ok(FrameMemory { _permit: permit, _reserved: door.0.budget.reserve(bytes) })
 }

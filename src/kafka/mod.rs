@@ -15,7 +15,7 @@ mod listener;
 pub use error_code::ErrorCode;
 pub use listener::serve;
 
-use crate::{engine::Engine, sys::Sys};
+use crate::{engine::Engine, sys::Sys, telemetry::MemoryBudget};
 use fetch_session::FetchSessions;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, watch};
@@ -75,6 +75,8 @@ struct Shared {
     settings: Settings,
     /// Units of [`MEMORY_UNIT`].
     memory: Arc<Semaphore>,
+    /// The same in bytes, for the metrics.
+    budget: Arc<MemoryBudget>,
     sessions: FetchSessions,
     draining: watch::Sender<bool>,
 }
@@ -83,10 +85,11 @@ impl Door {
     /// A door to this engine.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, sys: Sys, settings: Settings) -> Self {
-        let memory = settings.request_memory.max(MIN_REQUEST_MEMORY) / MEMORY_UNIT;
+        let bytes = settings.request_memory.max(MIN_REQUEST_MEMORY);
+        let (memory, budget) = (bytes / MEMORY_UNIT, MemoryBudget::new("kafka", bytes));
         let memory = Arc::new(Semaphore::new(memory.min(u32::MAX as usize >> 1)));
         let sessions = FetchSessions::new(FETCH_SESSIONS);
-        Self(Arc::new(Shared { engine, sys, settings, memory, sessions, draining: watch::Sender::new(false) }))
+        Self(Arc::new(Shared { engine, sys, settings, memory, budget, sessions, draining: watch::Sender::new(false) }))
     }
 
     /// From now on no request is taken; what is under way is finished.

@@ -19,6 +19,8 @@ pub struct LogSettings {
     pub group_bytes: usize,
     /// Bytes that may wait to be written, in one partition; above it appends are refused as overload.
     pub staged_bytes_per_partition: usize,
+    /// Bytes of appends that are not answered yet, in all partitions together; above it appends are refused as overload.
+    pub staged_bytes: usize,
     /// How often `flush=interval` syncs.
     pub flush_interval: std::time::Duration,
     /// Idempotency-Keys kept per partition, at most.

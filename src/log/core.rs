@@ -23,7 +23,7 @@ use super::{
 };
 use crate::codec::{BatchBuilder, HEADER_BYTES, RecordBatch};
 use crate::sys::{Lane, Sys};
-use crate::telemetry::metrics;
+use crate::telemetry::{MemoryBudget, Reserved, metrics};
 use crate::types::{
     FlushPolicy, HighWatermark, LeaderEpoch, Offset, PartitionProgress, Record, TopicConfig, TopicName, TopicPartition,
 };
@@ -56,6 +56,7 @@ pub(super) struct LogContext {
     pub(super) settings: LogSettings,
     pub(super) files: OpenFiles,
     pub(super) tail: Arc<TailBudget>,
+    pub(super) staged: Arc<MemoryBudget>,
     pub(super) points: RecoveryPoints,
 }
 
@@ -80,6 +81,8 @@ impl Payload {
 pub(super) struct StagedAppend {
     pub(super) payload: Payload,
     pub(super) bytes: usize,
+    /// Its part of the budget of all logs, until it is answered.
+    pub(super) _reserved: Reserved,
     /// When it was taken, by the monotonic clock.
     pub(super) since: Duration,
     pub(super) reply: oneshot::Sender<Result<AppendOutcome, LogError>>,
@@ -262,9 +265,7 @@ impl LogCore {
                 let append_time_ms = self.context.sys.clock.now_ms();
                 return Ok(Box::pin(async move { Ok(AppendOutcome { base_offset, append_time_ms }) }));
             }
-            if front.staged_bytes + bytes > self.context.settings.staged_bytes_per_partition && front.staged_bytes > 0 {
-                return Err(LogError::Overloaded);
-            }
+            let reserved = self.reserve(&front, bytes)?;
             if let Some(mark) = &request.idempotency {
                 front.idempotency.begin(mark, self.context.sys.clock.now_ms()).map_err(|refusal| match refusal {
                     IdempotencyRefusal::Conflict => LogError::IdempotencyConflict,
@@ -272,7 +273,7 @@ impl LogCore {
                     IdempotencyRefusal::InFlight | IdempotencyRefusal::Stored => LogError::IdempotencyInFlight,
                 })?;
             }
-            self.stage(&mut front, Payload::Records(request), bytes, reply)
+            self.stage(&mut front, Payload::Records(request), (bytes, reserved), reply)
         };
         Ok(self.staged(call, outcome))
     }
@@ -293,12 +294,25 @@ impl LogCore {
                 return Err(LogError::Closed);
             }
             self.check_online()?; // again, under the lock that a failure takes to answer what is staged
-            if front.staged_bytes + bytes > self.context.settings.staged_bytes_per_partition && front.staged_bytes > 0 {
-                return Err(LogError::Overloaded);
-            }
-            self.stage(&mut front, Payload::Batch(Some(batch)), bytes, reply)
+            let reserved = self.reserve(&front, bytes)?;
+            self.stage(&mut front, Payload::Batch(Some(batch)), (bytes, reserved), reply)
         };
         Ok(self.staged(call, outcome))
+    }
+
+    /// Room for an append in this log's buffer, and in the budget of all.
+    fn reserve(&self, front: &Front, bytes: usize) -> Result<Reserved, LogError> {
+        let LogSettings { staged_bytes_per_partition: most, .. } = self.context.settings;
+        if front.staged_bytes + bytes > most && front.staged_bytes > 0 {
+            return Err(LogError::Overloaded);
+        }
+        let staged = &self.context.staged;
+        // A coordinator whose record is refused has to load its state anew: that would add to the load.
+        if self.name.is_internal() {
+            Ok(staged.reserve(bytes))
+        } else {
+            staged.try_reserve(bytes).ok_or(LogError::Overloaded)
+        }
     }
 
     /// Puts an append into the buffer.
@@ -306,18 +320,20 @@ impl LogCore {
         &self,
         front: &mut Front,
         payload: Payload,
-        bytes: usize,
+        (bytes, reserved): (usize, Reserved),
         reply: oneshot::Sender<Result<AppendOutcome, LogError>>,
     ) -> Call {
         front.staged_bytes += bytes;
         let since = self.context.sys.clock.monotonic();
-        front.staged.push_back(StagedAppend { payload, bytes, since, reply });
+        front.staged.push_back(StagedAppend { payload, bytes, _reserved: reserved, since, reply });
         front.call_job()
     }
 
     fn staged(self: &Arc<Self>, call: Call, outcome: oneshot::Receiver<Result<AppendOutcome, LogError>>) -> Append {
         self.call(call);
-        Box::pin(async move { outcome.await.unwrap_or(Err(LogError::Closed)) })
+        // Dropped without an answer only by a writer that panicked, in the middle of it.
+        let abandoned = || Err(LogError::Offline("its writer panicked".to_owned()));
+        Box::pin(async move { outcome.await.unwrap_or_else(|_| abandoned()) })
     }
 
     /// The bytes that the records take at most.

@@ -14,6 +14,7 @@ use super::recovery_point::{RecoveryPoint, RecoveryPoints};
 use super::tail_ring::TailBudget;
 use super::{LogConfig, LogError, LogSettings, PartitionLog};
 use crate::sys::{Disk, Lane, OpenMode, Sys, run_blocking};
+use crate::telemetry::MemoryBudget;
 use crate::types::{FlushPolicy, PartitionId, TopicId, TopicName, TopicPartition};
 use futures_util::{StreamExt as _, stream};
 use parking_lot::{Mutex, RwLock};
@@ -92,6 +93,7 @@ impl LogManager {
         let context = Arc::new(LogContext {
             files: OpenFiles::new(Arc::clone(&sys.disk), settings.open_files),
             tail: TailBudget::new(settings.tail_ring_bytes),
+            staged: MemoryBudget::new("append", settings.staged_bytes),
             points,
             settings,
             sys,

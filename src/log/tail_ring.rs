@@ -7,6 +7,7 @@
 //! Called by `partition_log`, from any thread.
 
 use crate::codec::RecordBatch;
+use crate::telemetry::{MemoryBudget, Reserved};
 use crate::types::Offset;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -14,7 +15,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -26,8 +27,7 @@ const ENTRY_BYTES: usize = 160;
 
 /// The budget, and the order in which rings were used.
 pub(super) struct TailBudget {
-    limit: usize,
-    used: Arc<AtomicUsize>,
+    memory: Arc<MemoryBudget>,
     order: Mutex<Order>,
 }
 
@@ -40,7 +40,7 @@ struct Order {
 /// Bytes that count against the budget while anybody holds them.
 struct Counted {
     bytes: Bytes,
-    used: Arc<AtomicUsize>,
+    _reserved: Reserved,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -49,27 +49,21 @@ impl AsRef<[u8]> for Counted {
     }
 }
 
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.used.fetch_sub(self.bytes.len() + ENTRY_BYTES, Ordering::AcqRel);
-    }
-}
-
 impl TailBudget {
     /// A budget of so many bytes.
     pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: Arc::new(AtomicUsize::new(0)), order: Mutex::default() })
+        Arc::new(Self { memory: MemoryBudget::new("tail", limit), order: Mutex::default() })
     }
 
     /// Bytes that count now.
     pub(super) fn used(&self) -> usize {
-        self.used.load(Ordering::Acquire)
+        self.memory.used()
     }
 
     /// Counts a batch's bytes from now until they are dropped everywhere.
     pub(super) fn count(&self, bytes: Bytes) -> Bytes {
-        self.used.fetch_add(bytes.len() + ENTRY_BYTES, Ordering::AcqRel);
-        Bytes::from_owner(Counted { bytes, used: Arc::clone(&self.used) })
+        let reserved = self.memory.reserve(bytes.len() + ENTRY_BYTES);
+        Bytes::from_owner(Counted { bytes, _reserved: reserved })
     }
 
     fn touch(&self, ring: &Arc<TailRing>) {
@@ -91,7 +85,7 @@ impl TailBudget {
 
     /// Drops batches until the budget holds, or no ring has any left.
     fn shrink(&self) {
-        while self.used() > self.limit {
+        while self.used() > self.memory.limit() {
             let oldest = {
                 let mut order = self.order.lock();
                 let Some((tick, ring)) = order.rings.pop_first() else { return };

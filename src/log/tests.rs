@@ -25,6 +25,7 @@ fn settings() -> LogSettings {
         tail_ring_bytes: 1 << 20,
         group_bytes: 4096,
         staged_bytes_per_partition: 1 << 20,
+        staged_bytes: 1 << 30,
         flush_interval: Duration::from_millis(100),
         idempotency_keys_per_partition: 1000,
         idempotency_retention: Duration::from_hours(24),

@@ -37,8 +37,6 @@ const RING_BYTES: usize = 4 << 20;
 const TIGHT_RING_BYTES: usize = 256 << 10;
 /// Items that one ring keeps.
 const RING_ITEMS: usize = 1024;
-/// Bytes of frames that all rings may hold before each is held shorter.
-const ALL_RINGS_BYTES: usize = 64 << 20;
 /// Items that one key's line keeps.
 const LINE_ITEMS: usize = 128;
 /// Bytes that one key's line keeps.
@@ -177,6 +175,8 @@ pub struct Sequencers {
     clock: Arc<dyn Clock>,
     running: Mutex<BTreeMap<StreamKey, Arc<Sequencer>>>,
     bytes: AtomicUsize,
+    /// Bytes of frames that all rings may hold before each is held shorter.
+    memory: usize,
 }
 
 /// Keeps a sequencer running.
@@ -349,10 +349,12 @@ fn same_places(a: &[Position], b: &[Position]) -> bool {
 }
 
 impl Sequencers {
-    /// None running.
+    /// None running; `memory` bytes of frames in all rings.
     #[must_use]
-    pub fn new(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>) -> Self {
-        Self { engine, clock, running: Mutex::default(), bytes: AtomicUsize::new(0) }
+    pub fn new(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>, memory: usize) -> Self {
+        let limit = i64::try_from(memory).unwrap_or(i64::MAX);
+        metrics().memory_budget_bytes.get_or_create(&BudgetLabels { budget: "sequencer" }).set(limit);
+        Self { engine, clock, running: Mutex::default(), bytes: AtomicUsize::new(0), memory }
     }
 
     /// How many run.
@@ -589,7 +591,7 @@ impl Press {
             None => index.keys.values().for_each(|line| to_line(line, item.clone())),
         }
         let empty = matches!(&item, Item::Records(frames, _) if frames.iter().flatten().all(|f| f.count() == 0));
-        let tight = all.bytes() > ALL_RINGS_BYTES;
+        let tight = all.bytes() > all.memory;
         let mut ring = seq.ring.write();
         ring.positions = Some(positions);
         if !empty {

@@ -19,8 +19,9 @@ use super::start::{ReadRequest, StartPosition, recreated};
 use super::{SessionError, snapshot::SnapshotWalk};
 use crate::engine::{Engine, TopicInfo};
 use crate::sys::Clock;
-use crate::telemetry::metrics;
+use crate::telemetry::{MemoryBudget, Reserved, metrics};
 use crate::types::PartitionId;
+use bytes::Bytes;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -28,6 +29,10 @@ use tokio::time::Instant;
 const CONFLATE_BEHIND: usize = 256 << 10;
 /// A reader that takes longer than this between two events gives back what was fetched ahead for it.
 const SLOW: Duration = Duration::from_millis(100);
+/// A reader of the log gets at most this part of the memory that is left for all of them,
+const PARTS_OF_WHAT_IS_LEFT: usize = 16;
+/// and at least so many bytes.
+const LEAST_CHUNK_BYTES: usize = 4 << 10;
 /// Bytes that a filtered reader looks through before it lets others run.
 const SCAN_BYTES: usize = 1 << 20;
 
@@ -117,6 +122,20 @@ pub struct Sessions {
     engine: Arc<dyn Engine>,
     clock: Arc<dyn Clock>,
     sequencers: Arc<Sequencers>,
+    /// Frames that were made for one reader alone, until its connection has taken them.
+    alone: Arc<MemoryBudget>,
+}
+
+/// Frames that count until nobody holds them.
+struct Counted {
+    bytes: Bytes,
+    _reserved: Reserved,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 struct Reading {
@@ -154,11 +173,18 @@ pub struct Subscription {
 }
 
 impl Sessions {
-    /// For this engine.
+    /// For this engine; `memory` bytes of frames for shared streams, and as many for readers of the log.
     #[must_use]
-    pub fn new(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>) -> Self {
-        let sequencers = Arc::new(Sequencers::new(engine.clone(), clock.clone()));
-        Self { engine, clock, sequencers }
+    pub fn new(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>, memory: usize) -> Self {
+        let sequencers = Arc::new(Sequencers::new(engine.clone(), clock.clone(), memory));
+        Self { engine, clock, sequencers, alone: MemoryBudget::new("stream", memory) }
+    }
+
+    /// How many bytes a reader of the log gets at once: less, the fewer are left, so that thousands which do not take
+    /// theirs leave something for the others.
+    fn chunk_bytes(&self) -> usize {
+        let left = self.alone.limit().saturating_sub(self.alone.used());
+        (left / PARTS_OF_WHAT_IS_LEFT).clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES)
     }
 
     /// The engine.
@@ -398,7 +424,7 @@ impl Subscription {
         let Mode::Reading(reading) = &mut self.mode else { return Ok(FrameBuffer::default().take()) };
         let Reading { reader, cursors, .. } = &mut **reading;
         let most = self.remaining.unwrap_or(u64::MAX).min(budget.records);
-        let bytes = CHUNK_BYTES.min(usize::try_from(budget.bytes).unwrap_or(usize::MAX));
+        let bytes = self.sessions.chunk_bytes().min(usize::try_from(budget.bytes).unwrap_or(usize::MAX));
         let mut buffer = FrameBuffer::default();
         let mut cursor = Vec::new();
         let start = reader.scanned();
@@ -417,7 +443,9 @@ impl Subscription {
         }
         // Places may have moved over filtered records; the next cursor has them all.
         *cursors = CursorEncoder::new(&reader.cursor());
-        Ok(buffer.take())
+        let Frames { bytes, ends } = buffer.take();
+        let reserved = self.sessions.alone.reserve(bytes.len());
+        Ok(Frames { bytes: Bytes::from_owner(Counted { bytes, _reserved: reserved }), ends })
     }
 
     /// At the end of the log: the shared stream, if it stands at the same place.

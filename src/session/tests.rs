@@ -23,7 +23,7 @@ struct World {
 fn world(partitions: i32) -> World {
     let engine = Arc::new(FakeEngine::default());
     let topic = engine.create("games", partitions);
-    let sessions = Arc::new(Sessions::new(engine.clone(), Arc::new(SystemClock::default())));
+    let sessions = Arc::new(Sessions::new(engine.clone(), Arc::new(SystemClock::default()), 64 << 20));
     World { engine, sessions, topic }
 }
 

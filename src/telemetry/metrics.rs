@@ -95,7 +95,7 @@ pub struct SubscriberLabels {
 /// Which budget of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BudgetLabels {
-    /// `tail`, `append`, `sequencer`, `request` or `view`.
+    /// `tail`, `append`, `sequencer`, `stream`, `request`, `kafka` or `view`.
     pub budget: &'static str,
 }
 

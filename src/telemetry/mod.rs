@@ -5,9 +5,11 @@
 //!
 //! Callers: every layer. Threading: handles are shared and lock for nanoseconds at most.
 
+mod budget;
 mod metrics;
 mod tracing;
 
+pub use self::budget::{MemoryBudget, Reserved};
 pub use self::metrics::{
     ApiLabels, BudgetLabels, DirectionLabels, DoorLabels, LaneLabels, Metrics, RouteLabels, RouteStatusLabels,
     SubscriberLabels, SubscriberState, Transport, intern, metrics,

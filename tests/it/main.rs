@@ -8,6 +8,7 @@ mod harness;
 mod kafka;
 mod kafka_client;
 mod kill9;
+mod memory;
 mod producing;
 mod queue_faults;
 mod queue_kill;

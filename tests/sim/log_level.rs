@@ -92,6 +92,7 @@ async fn start(sys: Sys, machine: i32, flush: FlushPolicy) -> Result<Arc<dyn Sub
         tail_ring_bytes: 64 << 10,
         group_bytes: 128 << 10,
         staged_bytes_per_partition: 1 << 20,
+        staged_bytes: 1 << 30,
         flush_interval: Duration::from_millis(100),
         idempotency_keys_per_partition: 10_000,
         idempotency_retention: Duration::from_secs(86_400),

@@ -186,3 +186,33 @@ async fn an_inspection_counts_what_is_there_and_names_what_is_wrong() {
     assert!(report.problems.iter().any(|problem| problem.file == index && problem.repaired_at_start));
     assert_eq!(machine.disk.changes(), changes, "nothing was changed");
 }
+
+#[tokio::test]
+async fn a_writer_that_panics_takes_its_log_offline_and_everybody_is_told() {
+    let (sys, dir) = real();
+    let manager = open_in(sys, dir.path().join("topics"), settings(), config()).await;
+    let name = TopicName::new("games").unwrap();
+    let log = manager.create(TOPIC, &name, PartitionId::ZERO, config()).await.unwrap();
+    append(&log, &["before"]).await.unwrap();
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let panicking = log.core().enqueue_control(false, move |core, _| {
+        let _ = gate.recv_timeout(Duration::from_secs(20));
+        drop(core.front.lock().staged.pop_front()); // as a group in hand is, whose turn panics
+        panic!("on purpose")
+    });
+    let in_hand = log.append(request(&["in hand"])).unwrap();
+    let behind = log.append(request(&["behind"])).unwrap();
+    open.send(()).unwrap();
+    let panicking: Result<(), _> = panicking.unwrap().await;
+    assert!(panicking.is_err());
+    for waiting in [in_hand, behind] {
+        assert!(matches!(waiting.await, Err(LogError::Offline(reason)) if reason.contains("panicked")));
+    }
+    assert!(matches!(append(&log, &["after"]).await, Err(LogError::Offline(_))));
+    assert!(log.offline_reason().is_some_and(|reason| reason.contains("on purpose")), "{:?}", log.offline_reason());
+    let offline = async { log.watch().wait_for(|progress| !progress.online).await.map(drop) };
+    tokio::time::timeout(Duration::from_secs(20), offline).await.expect("readers are told").unwrap();
+    // Its job goes on, so that what waits for it does not wait for ever.
+    manager.delete(ID).await.unwrap();
+    manager.close().await;
+}

@@ -21,6 +21,8 @@ use std::{
 
 /// Bytes of batches between two entries of an index (Kafka's `index.interval.bytes`).
 pub(super) const INDEX_INTERVAL_BYTES: u64 = 4096;
+/// Bytes of batches after which the indexes go to their files, however few entries there are.
+const FLUSH_BYTES: u64 = 4 << 20;
 /// Stands for "no timestamp yet".
 pub(super) const NO_TIMESTAMP: i64 = i64::MIN;
 
@@ -40,6 +42,8 @@ pub(super) struct LogSegment {
     /// When its first batch was written, as far as known (Unix ms), for rolls by age.
     pub(super) first_append_ms: AtomicI64,
     unindexed: AtomicU64,
+    /// Bytes of batches since the indexes were written out.
+    unflushed: AtomicU64,
 }
 
 impl LogSegment {
@@ -59,6 +63,7 @@ impl LogSegment {
             max_timestamp_relative: AtomicU64::new(last.map_or(0, |last| u64::from(last.relative))),
             first_append_ms: AtomicI64::new(NO_TIMESTAMP),
             unindexed: AtomicU64::new(0),
+            unflushed: AtomicU64::new(0),
             offsets,
             times,
         }
@@ -146,6 +151,7 @@ impl LogSegment {
             self.unindexed.store(0, Ordering::Relaxed);
         }
         self.unindexed.fetch_add(header.size as u64, Ordering::Relaxed);
+        self.unflushed.fetch_add(header.size as u64, Ordering::Relaxed);
     }
 
     fn push_time(&self) {
@@ -180,7 +186,9 @@ impl LogSegment {
         if last {
             self.push_time();
         }
-        if last || self.offsets.wants_flush() {
+        // Large batches make few entries: without the second rule a start after a crash would go over a whole segment.
+        if last || self.offsets.wants_flush() || self.unflushed.load(Ordering::Relaxed) >= FLUSH_BYTES {
+            self.unflushed.store(0, Ordering::Relaxed);
             self.offsets.flush(files, last)?;
             self.times.flush(files, last)?;
         }

@@ -216,3 +216,24 @@ async fn a_writer_that_panics_takes_its_log_offline_and_everybody_is_told() {
     manager.delete(ID).await.unwrap();
     manager.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_start_after_a_crash_goes_over_little_also_where_batches_are_large() {
+    const BATCH: usize = 700 << 10;
+    const BATCHES: u64 = 60;
+    let machine = Machine::new(26, config());
+    let (_manager, log) = machine.start().await;
+    for _ in 0..BATCHES {
+        append(&log, &["x".repeat(BATCH).as_str()]).await.unwrap();
+    }
+    machine.disk.process_crash();
+    let walked = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let seen = Arc::clone(&walked);
+    let progress = move |p: OpenProgress| seen.store(p.bytes, std::sync::atomic::Ordering::Relaxed);
+    let sys = sim::machine(&machine.disk, 27, START_MS);
+    let known = Arc::new(|_| Some(config()));
+    let manager = LogManager::open(sys, machine.dir(), settings(), known, Arc::new(progress)).await.unwrap();
+    assert_eq!(manager.get(ID).unwrap().log_end().get(), BATCHES as i64);
+    let walked = walked.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(walked > 0 && walked < BATCHES * BATCH as u64 * 2 / 3, "{walked} bytes");
+}

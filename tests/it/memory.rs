@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 const MEMORY: u64 = 64 << 20;
 /// The program itself beside its budgets: its code, the threads' stacks, what the allocator keeps.
-const PROGRAM: u64 = 48 << 20;
+const PROGRAM: u64 = 64 << 20;
 const LARGE_WRITERS: usize = 24;
 const SMALL_WRITERS: usize = 32;
 const STOPPED_READERS: usize = 60;

@@ -24,6 +24,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use std::{
@@ -56,6 +57,9 @@ const COMPRESSED: usize = 8;
 const COPIES: usize = 2;
 /// What a request takes beside its body: buffers, headers, its task.
 const REQUEST_BYTES: usize = 4 << 10;
+/// The largest body that is read to be thrown away, and how long that may take.
+const THROWN_AWAY_BYTES: u64 = 1 << 20;
+const THROWN_AWAY_WITHIN: Duration = Duration::from_secs(5);
 /// How often the log is told of requests that were turned away.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// The route whose body is read while it is stored, and what it holds of it.
@@ -249,10 +253,13 @@ impl Door {
         }
         // Held until the answer: what came in is also in what waits to be stored.
         let memory = reserve(&body, &parts.headers, route, app);
-        let may_leave_a_rest =
+        let mut may_leave_a_rest =
             parts.version < Version::HTTP_2 && body.size_hint().upper().is_none_or(|n| n > DRAINED_BODY);
         let mut response = match hot {
-            _ if memory.is_none() => finish(self.turn_away().into_response()),
+            _ if memory.is_none() => {
+                may_leave_a_rest &= !throw_away(body).await;
+                finish(self.turn_away().into_response())
+            }
             Some((hot, topic)) => {
                 let answered = hot.call(app.clone(), topic, parts, body).await;
                 finish(answered.unwrap_or_else(Problem::into_response))
@@ -285,6 +292,23 @@ fn reserve(body: &Body, headers: &HeaderMap, route: &Route, app: &AppState) -> O
     let whole = if compressed { announced.saturating_mul(COMPRESSED) } else { announced };
     let most = if route.pattern.ends_with(STREAMED) { STREAMED_BYTES } else { app.limits().batch_bytes };
     app.memory.try_reserve(COPIES * whole.min(most) + REQUEST_BYTES)
+}
+
+/// Reads a body that nobody wants, if it is not too large: a connection that goes on costs both sides less than a new one.
+/// True if all of it is gone.
+async fn throw_away(mut body: Body) -> bool {
+    if body.size_hint().exact().is_none_or(|size| size > THROWN_AWAY_BYTES) {
+        return false;
+    }
+    let all = async {
+        while let Some(frame) = body.frame().await {
+            if frame.is_err() {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(THROWN_AWAY_WITHIN, all).await.unwrap_or(false)
 }
 
 /// Whether a request can be handled straight: what its path names is plain, and no answer of it is to be compressed.

@@ -40,6 +40,8 @@ pub struct Outcome {
     pub statuses: BTreeMap<u16, u64>,
     /// Microseconds until accepted requests were answered.
     pub accepted: Histogram<u64>,
+    /// The same from when they were sent: what the server took, without what they waited for their turn on a connection.
+    pub served: Histogram<u64>,
     /// Due, and never sent.
     pub unsent: u64,
     /// When the first was due.
@@ -50,7 +52,8 @@ pub struct Outcome {
 
 impl Outcome {
     fn new() -> Self {
-        Self { statuses: BTreeMap::new(), accepted: histogram(), unsent: 0, start: Instant::now(), seconds: 0.0 }
+        let (accepted, served) = (histogram(), histogram());
+        Self { statuses: BTreeMap::new(), accepted, served, unsent: 0, start: Instant::now(), seconds: 0.0 }
     }
 
     fn merge(&mut self, other: &Self) {
@@ -58,6 +61,7 @@ impl Outcome {
             *self.statuses.entry(*status).or_default() += n;
         }
         self.accepted.add(&other.accepted).expect("all histograms have one shape");
+        self.served.add(&other.served).expect("all histograms have one shape");
         self.unsent += other.unsent;
     }
 
@@ -196,6 +200,7 @@ impl Worker {
         {
             self.connection = new;
         }
+        let sent = Instant::now();
         let status = match self.connection.exchange(request, body).await {
             Ok(status) => status,
             Err(e) if !self.tolerant => return Err(e.to_string()),
@@ -209,7 +214,10 @@ impl Worker {
         };
         *self.outcome.statuses.entry(status).or_default() += 1;
         match status {
-            200..300 => self.outcome.accepted.saturating_record(since.elapsed().as_micros() as u64),
+            200..300 => {
+                self.outcome.accepted.saturating_record(since.elapsed().as_micros() as u64);
+                self.outcome.served.saturating_record(sent.elapsed().as_micros() as u64);
+            }
             _ if !self.tolerant => return Err(format!("status {status}: {}", String::from_utf8_lossy(body))),
             _ => (),
         }

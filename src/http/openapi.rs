@@ -139,7 +139,10 @@ fn complete() -> Value {
     leave_out_slow(&mut document["paths"]["/v1/topics/{topic}/records"]["get"]);
     link(&mut document);
     plain_choices(&mut document);
-    exact_texts(&mut document["components"]["schemas"]);
+    let schemas = &mut document["components"]["schemas"];
+    one_schema(schemas);
+    defaults_in_words(schemas);
+    exact_texts(schemas);
     exact_names(&mut document);
     document
 }
@@ -229,6 +232,9 @@ fn plain_choices(value: &mut Value) {
             let Some([choice, place]) = object.get("allOf").and_then(Value::as_array).map(Vec::as_slice) else {
                 return;
             };
+            if choice.get("enum").is_none() {
+                return;
+            }
             let mut plain = choice.clone();
             for word in ["default", "description"] {
                 if let Some(said) = place.get(word) {
@@ -238,6 +244,37 @@ fn plain_choices(value: &mut Value) {
             *value = plain;
         }
         _ => {}
+    }
+}
+
+/// What is flattened into an answer comes as a schema of its own beside the rest; for generators it is one.
+fn one_schema(schemas: &mut Value) {
+    for name in ["Queue", "QueuePartitionState"] {
+        let parts = schemas[name]["allOf"].as_array().cloned().unwrap_or_default();
+        let (mut properties, mut required, mut description) = (Map::new(), Vec::new(), Value::default());
+        for part in parts {
+            let referred = part["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+            let part = referred.map_or(&part, |name| &schemas[name]);
+            properties.extend(part["properties"].as_object().cloned().unwrap_or_default());
+            required.extend(part["required"].as_array().cloned().unwrap_or_default());
+            description = part["description"].clone();
+        }
+        let description = schemas[name].get("description").cloned().unwrap_or(description);
+        schemas[name] =
+            json!({ "type": "object", "description": description, "properties": properties, "required": required });
+    }
+}
+
+/// A documented default of a body's field makes openapi-typescript demand the field, and others send it.
+fn defaults_in_words(schemas: &mut Value) {
+    let all = schemas.as_object_mut().into_iter().flat_map(Map::values_mut);
+    let properties = all.filter_map(|schema| schema.get_mut("properties")?.as_object_mut()).flat_map(Map::values_mut);
+    for property in properties.filter_map(Value::as_object_mut) {
+        let Some(default) = property.remove("default") else { continue };
+        let default = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+        let said = property.get("description").and_then(Value::as_str).unwrap_or_default();
+        let said = format!("{said} Default: `{default}`.");
+        property.insert("description".to_owned(), said.into());
     }
 }
 

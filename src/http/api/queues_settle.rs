@@ -123,9 +123,9 @@ impl SettleMessages {
             return Err(Problem::invalid_request("name at least one lease in ack, nack, reject or extend"));
         }
         if count > MAX_SETTLED {
-            return Err(Problem::invalid_request(format!(
-                "a settlement has at most {MAX_SETTLED} leases, not {count}"
-            )));
+            let detail = format!("a settlement has at most {MAX_SETTLED} leases, not {count}");
+            let title = "Too many leases for one settlement";
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "too-many-leases", title, detail));
         }
         let reason = |given: Option<String>, default: &str| match given {
             None => Ok(default.to_owned()),

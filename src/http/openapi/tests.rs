@@ -101,6 +101,29 @@ fn references_lead_somewhere_and_nothing_is_null() {
 }
 
 #[test]
+fn what_is_flattened_is_there_and_no_body_has_a_default() {
+    for document in parsed() {
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        for (name, fields) in [
+            ("Queue", ["name", "ready", "acked", "partitions"]),
+            ("QueuePartitionState", ["partition", "start_offset", "ready", "dead"]),
+        ] {
+            let (properties, required) = (&schemas[name]["properties"], schemas[name]["required"].as_array().unwrap());
+            for field in fields {
+                assert!(properties[field].is_object() && required.contains(&field.into()), "{name}: {field}");
+            }
+        }
+        for (name, schema) in schemas {
+            for (field, property) in schema["properties"].as_object().into_iter().flatten() {
+                assert!(property.get("default").is_none(), "{name}: {field}");
+            }
+        }
+        let lease = schemas["QueueDefinition"]["properties"]["lease_ms"]["description"].as_str().unwrap();
+        assert!(lease.ends_with("Default: `30000`."), "{lease}");
+    }
+}
+
+#[test]
 fn the_older_document_uses_only_older_words() {
     let [_, old] = parsed();
     assert_eq!(old["openapi"], "3.0.3");

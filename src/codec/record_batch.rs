@@ -400,6 +400,25 @@ pub struct RecordView<'a> {
     pub headers: HeaderViews<'a>,
 }
 
+impl RecordView<'_> {
+    /// A record of its own, whose slices share `body`, the memory that this view lies in.
+    #[must_use]
+    pub fn to_stored(&self, body: &Bytes, leader_epoch: LeaderEpoch) -> StoredRecord {
+        let share = |part: Option<&[u8]>| part.map(|part| body.slice_ref(part));
+        StoredRecord {
+            offset: self.offset,
+            leader_epoch,
+            timestamp_ms: self.timestamp_ms,
+            key: share(self.key),
+            value: share(self.value),
+            headers: self
+                .headers
+                .map(|(name, value)| Header { name: body.slice_ref(name), value: share(value) })
+                .collect(),
+        }
+    }
+}
+
 /// A record's headers where they lie. They were checked when the record was parsed.
 #[derive(Debug, Clone, Copy)]
 pub struct HeaderViews<'a> {
@@ -485,6 +504,12 @@ impl Records {
         self.walk.step(&self.body)
     }
 
+    /// The same, with the memory that it lies in, for who may keep it.
+    pub fn next_in_body(&mut self) -> Option<Result<(RecordView<'_>, &Bytes), BatchError>> {
+        let body = &self.body;
+        Some(self.walk.step(body)?.map(|view| (view, body)))
+    }
+
     /// Bytes of the records, decompressed.
     #[must_use]
     pub fn body_bytes(&self) -> usize {
@@ -496,23 +521,8 @@ impl Iterator for Records {
     type Item = Result<StoredRecord, BatchError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let body = &self.body;
-        let view = match self.walk.step(body)? {
-            Ok(view) => view,
-            Err(error) => return Some(Err(error)),
-        };
-        let share = |part: Option<&[u8]>| part.map(|part| body.slice_ref(part));
-        Some(Ok(StoredRecord {
-            offset: view.offset,
-            leader_epoch: self.leader_epoch,
-            timestamp_ms: view.timestamp_ms,
-            key: share(view.key),
-            value: share(view.value),
-            headers: view
-                .headers
-                .map(|(name, value)| Header { name: body.slice_ref(name), value: share(value) })
-                .collect(),
-        }))
+        let leader_epoch = self.leader_epoch;
+        Some(self.next_in_body()?.map(|(view, body)| view.to_stored(body, leader_epoch)))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

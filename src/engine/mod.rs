@@ -15,7 +15,7 @@ mod request;
 mod routed;
 mod topics;
 
-pub use crate::codec::{BatchError, DecompressLimit, RecordBatch, Records};
+pub use crate::codec::{BatchError, DecompressLimit, RecordBatch, RecordView, Records};
 pub use crate::coordinator::group::{
     Assignment, CommitOffsets, CommitResults, CommittedOffset, GroupDescription, GroupError, GroupHeartbeat,
     GroupListing, GroupOffsets, GroupProtocol, GroupSettings, GroupState, HttpMember, JoinGroup, JoinedGroup,

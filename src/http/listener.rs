@@ -6,18 +6,23 @@
 //!
 //! Caller: the server. Threading: one task for each connection.
 
-use super::{AppState, router};
+use super::{
+    AppState,
+    long_answer::{self, HandOff},
+    router,
+};
 use crate::{
     sys::{Listener, Socket},
     telemetry::{DoorLabels, metrics},
 };
-use axum::body::Body;
+use axum::{body::Body, response::Response};
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use std::{
+    convert::Infallible,
     io,
     pin::Pin,
     sync::Arc,
@@ -77,16 +82,11 @@ pub async fn serve(listener: Box<dyn Listener>, state: AppState) {
         };
         back_off = BACK_OFF[0];
         metrics().connections_accepted.get_or_create(&DOOR).inc();
-        let io = TokioIo::new(Wire::new(socket, state.limits().header_timeout, OpenConnection::new(permit)));
-        let door = door.clone();
-        let service = service_fn(move |request: Request<Incoming>| door.clone().call(request.map(Body::new)));
+        let hand_off = HandOff::default();
+        let io = TokioIo::new(Wire::new(socket, &state, OpenConnection::new(permit), hand_off.clone()));
+        let service = service(door.clone(), state.clone(), hand_off.clone());
         let connection = builder.serve_connection_with_upgrades(io, service).into_owned();
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended early");
-            }
-        });
+        tokio::spawn(until_handed_over(graceful.watch(connection), hand_off));
     }
     drop(listener);
     let done = async {
@@ -95,6 +95,41 @@ pub async fn serve(listener: Box<dyn Listener>, state: AppState) {
     };
     if tokio::time::timeout(state.limits().drain_timeout, done).await.is_err() {
         tracing::warn!("requests were still in flight when the drain timeout ended");
+    }
+}
+
+/// A connection's service.
+fn service(
+    door: super::Door,
+    state: AppState,
+    hand_off: HandOff,
+) -> impl hyper::service::Service<
+    Request<Incoming>,
+    Response = Response,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response, Infallible>> + Send + 'static,
+> + Send
++ 'static {
+    service_fn(move |request: Request<Incoming>| {
+        let may_be_long = long_answer::may_be_long(&request);
+        let answer = door.clone().call(request.map(Body::new));
+        let (state, hand_off) = (state.clone(), hand_off.clone());
+        async move {
+            let answer = answer.await?;
+            Ok(if may_be_long { hand_off.pass(answer, &state.drain).await } else { answer })
+        }
+    })
+}
+
+/// Serves a connection to its end, or until it has a long answer to give: then hyper's part of it is dropped here.
+async fn until_handed_over<E: std::fmt::Display>(connection: impl Future<Output = Result<(), E>>, hand_off: HandOff) {
+    let mut connection = std::pin::pin!(connection);
+    let served = std::future::poll_fn(|cx| match connection.as_mut().poll(cx) {
+        Poll::Pending if hand_off.is_full() => Poll::Ready(Ok(())),
+        polled => polled,
+    });
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a connection ended early");
     }
 }
 
@@ -156,31 +191,46 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A connection's bytes, with what hyper does not see to. At its beginning, a deadline on the bytes that tell HTTP/2 from
 /// HTTP/1.1, for hyper's own begins only when it knows. At its end, a lingering close: a client that is refused while it
-/// still sends would otherwise get a reset, which throws the answer away.
-struct Wire {
+/// still sends would otherwise get a reset, which throws the answer away. A long answer goes on from its end.
+pub(super) struct Wire {
     socket: Box<dyn Socket>,
     /// The deadline and how much of the preface came; `None` once it is known what the peer speaks.
     waiting: Option<(Pin<Box<Sleep>>, usize)>,
     /// Whether the peer has closed its end, or is gone.
     ended: bool,
     open: Option<OpenConnection>,
+    hand_off: HandOff,
+    state: AppState,
 }
 
 impl Wire {
-    fn new(socket: Box<dyn Socket>, deadline: Duration, open: OpenConnection) -> Self {
-        let waiting = Some((Box::pin(tokio::time::sleep(deadline)), 0));
-        Self { socket, waiting, ended: false, open: Some(open) }
+    fn new(socket: Box<dyn Socket>, state: &AppState, open: OpenConnection, hand_off: HandOff) -> Self {
+        let waiting = Some((Box::pin(tokio::time::sleep(state.limits().header_timeout)), 0));
+        Self { socket, waiting, ended: false, open: Some(open), hand_off, state: state.clone() }
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
         let open = self.open.take();
+        let long = self.hand_off.take();
         if self.ended {
             return;
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let socket = std::mem::replace(&mut self.socket, Box::new(tokio::io::empty()));
+            let mut socket = std::mem::replace(&mut self.socket, Box::new(tokio::io::empty()));
+            let now_ms = self.state.sys.clock.now_ms();
+            if let Some((answer, hold)) = long.map(|long| *long) {
+                runtime.spawn(async move {
+                    let written = long_answer::write(&mut socket, answer, now_ms).await;
+                    drop(hold);
+                    if written.is_ok() {
+                        let _ = tokio::time::timeout(LINGER, linger(socket)).await;
+                    }
+                    drop(open);
+                });
+                return;
+            }
             runtime.spawn(async move {
                 let _ = tokio::time::timeout(LINGER, linger(socket)).await;
                 drop(open);

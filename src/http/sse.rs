@@ -4,10 +4,10 @@
 //! nothing else. Every event that moves the reader carries its cursor as `id`. The body is made only when the connection
 //! takes it, so a reader that stops holds a cursor and at most one chunk.
 
-use super::{AppState, api::records::write_gap, problem::Problem, trace};
+use super::{AppState, api::records::write_gap, drain::Drain, long_answer, problem::Problem, trace};
 use crate::{
     session::{Budget, Ended, SessionEvent, Subscription, json::write_string},
-    telemetry::{SubscriberLabels, SubscriberState, Transport, metrics},
+    telemetry::metrics,
 };
 use axum::{
     body::Body,
@@ -74,31 +74,12 @@ struct State {
     /// Ready to be written.
     queue: VecDeque<Bytes>,
     over: bool,
-    drain: BoxFuture<'static, ()>,
+    drain: Drain,
+    drained: BoxFuture<'static, ()>,
     heartbeat: Pin<Box<Sleep>>,
     /// Something was written since the last heartbeat.
     busy: bool,
     trace_id: Option<trace::TraceId>,
-    _counted: Counted,
-}
-
-/// Counts a reader while it is there.
-pub struct Counted(SubscriberLabels);
-
-impl Counted {
-    /// One more reader.
-    #[must_use]
-    pub fn new(transport: Transport) -> Self {
-        let labels = SubscriberLabels { transport, state: SubscriberState::Live };
-        metrics().subscribers.get_or_create(&labels).inc();
-        Self(labels)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        metrics().subscribers.get_or_create(&self.0).dec();
-    }
 }
 
 /// The subscription as a stream of events.
@@ -110,18 +91,23 @@ pub fn stream(app: &AppState, subscription: Subscription) -> Response {
         subscription,
         queue: VecDeque::from([Bytes::from(opening)]),
         over: false,
-        drain: Box::pin(async move { drain.started().await }),
+        drained: Box::pin({
+            let drain = drain.clone();
+            async move { drain.started().await }
+        }),
+        drain,
         heartbeat: Box::pin(tokio::time::sleep(HEARTBEAT)),
         busy: false,
         trace_id: trace::current(),
-        _counted: Counted::new(Transport::Sse),
     };
     let chunks = stream::unfold(state, |mut state| async move {
         let chunk = state.next().await?;
         metrics().stream_bytes.inc_by(chunk.len() as u64);
         Some((chunk, state))
     });
-    answer(Body::from_stream(chunks.map(Ok::<_, Infallible>)))
+    let mut answer = answer(Body::from_stream(chunks.map(Ok::<_, Infallible>)));
+    long_answer::mark(&mut answer);
+    answer
 }
 
 impl State {
@@ -134,13 +120,18 @@ impl State {
             if self.over {
                 return None;
             }
+            if self.drain.is_started() {
+                self.go_away();
+                continue;
+            }
+            // Records first: what seldom happens is asked for only by a reader that has nothing to send.
             tokio::select! {
                 biased;
-                () = &mut self.drain => self.go_away(),
                 event = self.subscription.next(Budget::UNLIMITED) => match event {
                     Ok(event) => self.write(event),
                     Err(error) => self.fail(error.into()),
                 },
+                () = &mut self.drained => self.go_away(),
                 () = &mut self.heartbeat => self.beat(),
             }
         }

@@ -6,23 +6,22 @@
 //! **Invariant**: shared frames are put on the socket only behind everything tungstenite has to write, and tungstenite
 //! writes nothing before they are out: `RawFrames` keeps the order. A peer's message is at most [`MAX_MESSAGE`].
 
-use super::{AppState, api::records::write_gap, problem::Problem, sse::Counted, sse::HEARTBEAT};
+use super::{AppState, api::records::write_gap, listener::Wire, outgoing::Outgoing, problem::Problem, sse::HEARTBEAT};
 use crate::{
-    session::{Budget, Ended, SessionEvent, Subscription, json::write_string},
-    telemetry::{DirectionLabels, Transport, metrics},
+    session::{Budget, Ended, SessionError, SessionEvent, Subscription, json::write_string},
+    telemetry::{DirectionLabels, metrics},
 };
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts},
     response::Response,
 };
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use hyper_util::{rt::TokioIo, server::conn::auto::upgrade};
 use std::{
-    collections::VecDeque,
-    io::{self, IoSlice},
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -42,9 +41,11 @@ use tokio_tungstenite::{
 /// The largest message that a client may send.
 pub const MAX_MESSAGE: usize = 1 << 20;
 const READ_BUFFER: usize = 4 << 10;
+/// The same where a client has little to say.
+const SMALL_READ_BUFFER: usize = 512;
+/// Events in a row after which what seldom happens is looked at first, once.
+const EVENTS_IN_A_ROW: u32 = 16;
 const WRITE_BUFFER: usize = 64 << 10;
-/// Slices of one vectored write.
-const SLICES: usize = 32;
 /// A write that takes longer than this makes the reader give back what was fetched ahead.
 const PARK_AFTER: Duration = Duration::from_millis(250);
 /// A client that is silent for so long, our pings included, is gone.
@@ -146,16 +147,20 @@ impl Handshake {
     /// Answers 101 and runs `serve` on the socket, as a task of its own.
     pub fn accept<F: Future<Output = ()> + Send>(self, serve: impl FnOnce(Socket) -> F + Send + 'static) -> Response {
         let on_upgrade = self.on_upgrade;
+        let read_buffer = if self.protocol.is_some() { READ_BUFFER } else { SMALL_READ_BUFFER };
         tokio::spawn(async move {
             let Ok(upgraded) = on_upgrade.await else { return };
+            // Every connection is `listener`'s; without hyper's layers around it a write is one call.
+            let Ok(parts) = upgrade::downcast::<TokioIo<Wire>>(upgraded) else { return };
             let mut config = WebSocketConfig::default();
-            config.read_buffer_size = READ_BUFFER;
+            config.read_buffer_size = read_buffer;
             config.write_buffer_size = 0;
             config.max_write_buffer_size = WRITE_BUFFER + MAX_MESSAGE;
             config.max_message_size = Some(MAX_MESSAGE);
             config.max_frame_size = Some(MAX_MESSAGE);
-            let raw = RawFrames { io: TokioIo::new(upgraded), pending: VecDeque::new() };
-            let inner = WebSocketStream::from_raw_socket(raw, Role::Server, Some(config)).await;
+            let raw = RawFrames { io: parts.io.into_inner(), pending: Outgoing::default() };
+            let early = parts.read_buf.to_vec();
+            let inner = WebSocketStream::from_partially_read(raw, early, Role::Server, Some(config)).await;
             serve(Socket { inner }).await;
         });
         let mut response = Response::new(Body::empty());
@@ -176,29 +181,12 @@ impl Handshake {
 /// A stream on which whole frames go out ahead of what is written after them.
 struct RawFrames<T> {
     io: T,
-    pending: VecDeque<Bytes>,
+    pending: Outgoing,
 }
 
 impl<T: AsyncWrite + Unpin> RawFrames<T> {
     fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.pending.is_empty() {
-            let slices: [IoSlice<'_>; SLICES] =
-                std::array::from_fn(|i| IoSlice::new(self.pending.get(i).map_or(&[], |bytes| &bytes[..])));
-            let used = self.pending.len().min(SLICES);
-            let mut written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..used]))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            while let Some(first) = self.pending.front_mut() {
-                if written < first.len() {
-                    first.advance(written);
-                    break;
-                }
-                written -= first.len();
-                self.pending.pop_front();
-            }
-        }
-        Poll::Ready(Ok(()))
+        self.pending.poll_write(&mut self.io, cx)
     }
 }
 
@@ -227,7 +215,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for RawFrames<T> {
 
 /// An open WebSocket.
 pub struct Socket {
-    inner: WebSocketStream<RawFrames<TokioIo<hyper::upgrade::Upgraded>>>,
+    inner: WebSocketStream<RawFrames<Wire>>,
 }
 
 /// What comes from a client.
@@ -268,7 +256,7 @@ impl Socket {
         let raw = self.inner.get_mut();
         for frame in frames {
             metrics().stream_bytes.inc_by(frame.len() as u64);
-            raw.pending.push_back(frame);
+            raw.pending.push(frame);
         }
         self.flush().await
     }
@@ -377,69 +365,108 @@ const fn close_of(why: Ended) -> Close {
     }
 }
 
+/// What a socket with one subscription has to do next.
+enum Next {
+    Drained,
+    Incoming(Incoming),
+    Event(Result<SessionEvent, SessionError>),
+    Beat,
+}
+
 /// Runs one subscription on a socket until either ends.
 pub async fn serve_one(mut socket: Socket, app: AppState, mut subscription: Subscription) {
-    let _counted = Counted::new(Transport::WebSocket);
     let drain = app.drain.clone();
     let mut drained = Box::pin(async move { drain.started().await });
     let mut heard = Instant::now();
     let mut beat = Box::pin(tokio::time::sleep(HEARTBEAT));
+    let mut in_a_row = 0;
     loop {
-        tokio::select! {
-            biased;
-            () = &mut drained => {
+        // Records first: looking for what seldom happens costs more than a look for records, and each wake-up is for these.
+        let next = if in_a_row < EVENTS_IN_A_ROW {
+            tokio::select! {
+                biased;
+                event = subscription.next(Budget::UNLIMITED) => Next::Event(event),
+                () = &mut drained => Next::Drained,
+                incoming = socket.receive() => Next::Incoming(incoming),
+                () = &mut beat => Next::Beat,
+            }
+        } else {
+            tokio::select! {
+                biased;
+                () = &mut drained => Next::Drained,
+                incoming = socket.receive() => Next::Incoming(incoming),
+                () = &mut beat => Next::Beat,
+                event = subscription.next(Budget::UNLIMITED) => Next::Event(event),
+            }
+        };
+        in_a_row = if matches!(next, Next::Event(_)) && in_a_row < EVENTS_IN_A_ROW { in_a_row + 1 } else { 0 };
+        let going_on = match next {
+            Next::Drained => {
                 let text = goaway_text(subscription.cursor().as_deref());
                 let _ = tokio::time::timeout(CLOSE_TIMEOUT, socket.send_text(text)).await;
                 return socket.close(Close::GoingAway).await;
             }
-            incoming = socket.receive() => match incoming {
-                Incoming::Alive => heard = Instant::now(),
-                Incoming::Text(text) => {
-                    heard = Instant::now();
-                    if !is_auth(&text) {
-                        let detail = "this socket only sends; for subscribe and produce frames use /v1/ws";
-                        let problem = Problem::invalid_request(detail);
-                        if socket.send_text(error_text(None, &problem)).await.is_err() {
-                            return;
-                        }
-                    }
-                }
-                Incoming::Unexpected => return socket.close(Close::Protocol).await,
-                Incoming::TooLarge => return socket.close(Close::TooLarge).await,
-                Incoming::Gone => return,
-            },
-            event = subscription.next(Budget::UNLIMITED) => {
-                let written = match event {
-                    Ok(SessionEvent::Records(chunks)) => {
-                        let out = DirectionLabels { direction: "out" };
-                        let count: usize = chunks.iter().map(crate::session::Frames::count).sum();
-                        metrics().websocket_frames.get_or_create(&out).inc_by(count as u64);
-                        send_patiently(&mut socket, chunks.into_iter().map(|c| c.bytes).collect(), &mut subscription, &mut drained).await
-                    }
-                    Ok(SessionEvent::End(why, cursor)) => {
-                        let event = SessionEvent::End(why, cursor);
-                        let _ = socket.send_text(event_text(None, &event)).await;
-                        return socket.close(close_of(why)).await;
-                    }
-                    Ok(event) => socket.send_text(event_text(None, &event)).await,
-                    Err(error) => {
-                        let problem = Problem::from(error);
-                        let _ = socket.send_text(error_text(None, &problem)).await;
-                        return socket.close(Close::of(&problem)).await;
-                    }
-                };
-                if written.is_err() {
-                    return;
-                }
+            Next::Incoming(incoming) => {
+                heard = Instant::now();
+                answer(&mut socket, incoming).await
             }
-            () = &mut beat => {
+            Next::Event(event) => give(&mut socket, event, &mut subscription, &mut drained).await,
+            Next::Beat => {
                 beat.as_mut().reset(Instant::now() + HEARTBEAT);
-                if heard.elapsed() > GONE_AFTER || socket.ping().await.is_err() {
-                    return;
-                }
+                let lost = heard.elapsed() > GONE_AFTER || socket.ping().await.is_err();
+                if lost { Err(None) } else { Ok(()) }
             }
+        };
+        match going_on {
+            Ok(()) => {}
+            Err(Some(why)) => return socket.close(why).await,
+            Err(None) => return,
         }
     }
+}
+
+/// Deals with what a client sends, who has nothing to say here. An error ends the socket, by a close if it names one.
+async fn answer(socket: &mut Socket, incoming: Incoming) -> Result<(), Option<Close>> {
+    match incoming {
+        Incoming::Alive => Ok(()),
+        Incoming::Text(text) if is_auth(&text) => Ok(()),
+        Incoming::Text(_) => {
+            let detail = "this socket only sends; for subscribe and produce frames use /v1/ws";
+            let problem = Problem::invalid_request(detail);
+            socket.send_text(error_text(None, &problem)).await.map_err(|_| None)
+        }
+        Incoming::Unexpected => Err(Some(Close::Protocol)),
+        Incoming::TooLarge => Err(Some(Close::TooLarge)),
+        Incoming::Gone => Err(None),
+    }
+}
+
+/// Sends an event. An error ends the socket, by a close if it names one.
+async fn give(
+    socket: &mut Socket,
+    event: Result<SessionEvent, SessionError>,
+    subscription: &mut Subscription,
+    drained: &mut (impl Future<Output = ()> + Unpin),
+) -> Result<(), Option<Close>> {
+    let written = match event {
+        Ok(SessionEvent::Records(chunks)) => {
+            let out = DirectionLabels { direction: "out" };
+            let count: usize = chunks.iter().map(crate::session::Frames::count).sum();
+            metrics().websocket_frames.get_or_create(&out).inc_by(count as u64);
+            send_patiently(socket, chunks.into_iter().map(|c| c.bytes).collect(), subscription, drained).await
+        }
+        Ok(event @ SessionEvent::End(why, _)) => {
+            let _ = socket.send_text(event_text(None, &event)).await;
+            return Err(Some(close_of(why)));
+        }
+        Ok(event) => socket.send_text(event_text(None, &event)).await,
+        Err(error) => {
+            let problem = Problem::from(error);
+            let _ = socket.send_text(error_text(None, &problem)).await;
+            return Err(Some(Close::of(&problem)));
+        }
+    };
+    written.map_err(|_| None)
 }
 
 /// Sends for as long as it takes; a slow client's subscription gives back what was fetched ahead.

@@ -13,6 +13,7 @@ use super::idempotency::{
 };
 use super::leader_epoch_cache::LeaderEpochCache;
 use super::open_files::OpenFiles;
+use super::read_buffers::ReadBuffers;
 use super::recovery_point::RecoveryPoints;
 use super::segment::LogSegment;
 use super::tail_ring::{TailBudget, TailRing};
@@ -58,6 +59,7 @@ pub(super) struct LogContext {
     pub(super) tail: Arc<TailBudget>,
     pub(super) staged: Arc<MemoryBudget>,
     pub(super) points: RecoveryPoints,
+    pub(super) read_buffers: Arc<ReadBuffers>,
 }
 
 /// What an append brings.

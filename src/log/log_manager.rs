@@ -95,6 +95,7 @@ impl LogManager {
             tail: TailBudget::new(settings.tail_ring_bytes),
             staged: MemoryBudget::new("append", settings.staged_bytes),
             points,
+            read_buffers: Arc::default(),
             settings,
             sys,
         });

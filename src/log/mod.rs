@@ -26,6 +26,7 @@ mod open_files;
 mod partition_log;
 mod preallocation;
 pub mod producer_state;
+mod read_buffers;
 mod reader;
 mod recovery;
 mod recovery_point;

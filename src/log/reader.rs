@@ -211,11 +211,11 @@ impl SegmentRead<'_> {
         // Where a reader left off a hole of compaction may begin, so only an index is held to this.
         let mut first = by_index && position > 0;
         while position < size {
-            let mut buffer = vec![0; want.min((size - position) as usize)];
+            let mut buffer = self.core.context.read_buffers.take(want.min((size - position) as usize));
             if read_up_to(&*file, self.access, &mut buffer, position)? < buffer.len() {
                 return Err(self.corrupt(position, "the file ends within what was stored"));
             }
-            let mut bytes = Bytes::from(buffer);
+            let mut bytes = Bytes::from_owner(buffer);
             let before = position;
             while !bytes.is_empty() {
                 let batch = match RecordBatch::split_from(&mut bytes) {

@@ -4,7 +4,7 @@
 //! in between gets some records again, and misses none that counts.
 
 use super::cursor::Position;
-use super::log_reader::{Gap, GapReason};
+use super::read_plan::{Gap, GapReason};
 use crate::types::{Header, PartitionId, StoredRecord};
 use bytes::Bytes;
 use std::collections::BTreeMap;

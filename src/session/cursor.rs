@@ -279,16 +279,17 @@ impl CursorEncoder {
 
     /// Moves the position with this index (not: partition).
     pub fn set(&mut self, index: usize, place: Place) {
-        let mut new = Vec::with_capacity(16);
+        let mut new = Varints::default();
         write_place(&mut new, place);
+        let new = new.as_slice();
         let start = self.places[index] as usize;
         // The next place may have its partition's number before it, which ends this one's bytes later: so measure.
         let old = place_len(&self.raw[start..]);
         if new.len() == old {
-            self.raw[start..start + old].copy_from_slice(&new);
+            self.raw[start..start + old].copy_from_slice(new);
         } else {
             let grown = new.len() as i64 - old as i64;
-            self.raw.splice(start..start + old, new);
+            self.raw.splice(start..start + old, new.iter().copied());
             for later in &mut self.places[index + 1..] {
                 *later = (i64::from(*later) + grown) as u32;
             }
@@ -304,12 +305,34 @@ impl CursorEncoder {
     }
 }
 
-fn write_varint(out: &mut Vec<u8>, mut value: u64) {
+/// Room for a place's two varints: one is written for every record.
+#[derive(Default)]
+struct Varints {
+    bytes: [u8; 2 * 10],
+    len: usize,
+}
+
+impl Varints {
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl Extend<u8> for Varints {
+    fn extend<T: IntoIterator<Item = u8>>(&mut self, bytes: T) {
+        for byte in bytes {
+            self.bytes[self.len] = byte;
+            self.len += 1;
+        }
+    }
+}
+
+fn write_varint(out: &mut impl Extend<u8>, mut value: u64) {
     while value >= 0x80 {
-        out.push(value as u8 | 0x80);
+        out.extend([value as u8 | 0x80]);
         value >>= 7;
     }
-    out.push(value as u8);
+    out.extend([value as u8]);
 }
 
 fn read_varint(bytes: &mut &[u8]) -> Option<u64> {
@@ -328,7 +351,7 @@ fn read_varint(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 /// An even number is an offset, doubled, and the epoch follows; an odd one says what is pending, and its value follows.
-fn write_place(out: &mut Vec<u8>, place: Place) {
+fn write_place(out: &mut impl Extend<u8>, place: Place) {
     let (code, value) = match place {
         Place::At(offset, epoch) => (offset.get().cast_unsigned() << 1, u64::from(epoch.get().cast_unsigned())),
         Place::Pending(PendingPlace::Earliest) => (1, 0),

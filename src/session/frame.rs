@@ -62,6 +62,17 @@ pub struct FrameBuffer {
 }
 
 impl FrameBuffer {
+    /// With room for so many bytes.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), ends: Vec::new() }
+    }
+
+    /// Makes room for so many bytes more.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
+    }
+
     /// Bytes so far.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -82,23 +93,31 @@ impl FrameBuffer {
 
     /// Adds a record, with the cursor behind it; within a snapshot there is none.
     pub fn push(&mut self, format: Format, cursor: Option<&[u8]>, record: &[u8]) {
+        self.reserve(record.len() + cursor.map_or(0, <[u8]>::len) + AROUND_BYTES);
+        self.push_with(format, cursor, |out| out.extend_from_slice(record));
+    }
+
+    /// The same with a record that `write` appends, so that it is written where it stays.
+    pub fn push_with(&mut self, format: Format, cursor: Option<&[u8]>, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
         match format {
             Format::Sse => {
                 if let Some(cursor) = cursor {
                     self.extend(&[b"id: ", cursor, b"\n"]);
                 }
-                self.extend(&[b"data: ", record, b"\n\n"]);
+                self.extend(&[b"data: "]);
+                write(&mut self.bytes);
+                self.extend(&[b"\n\n"]);
             }
             Format::WebSocket => {
-                let cursor_part: [&[u8]; 3] = match cursor {
-                    Some(cursor) => [b",\"cursor\":\"", cursor, b"\""],
-                    None => [b"", b"", b""],
-                };
-                let fixed = WS_OPENING.len() + WS_RECORD.len() + 1;
-                text_header(&mut self.bytes, fixed + cursor_part.concat_len() + record.len());
-                self.extend(&[WS_OPENING]);
-                self.extend(&cursor_part);
-                self.extend(&[WS_RECORD, record, b"}"]);
+                self.extend(&[&SHORT_HEADER, WS_OPENING]);
+                if let Some(cursor) = cursor {
+                    self.extend(&[b",\"cursor\":\"", cursor, b"\""]);
+                }
+                self.extend(&[WS_RECORD]);
+                write(&mut self.bytes);
+                self.extend(&[b"}"]);
+                finish_header(&mut self.bytes, start);
             }
         }
         self.ends.push(u32::try_from(self.bytes.len()).expect("a chunk is far below 4 GiB"));
@@ -115,15 +134,32 @@ impl FrameBuffer {
         let bytes = std::mem::take(&mut self.bytes).into();
         Frames { bytes, ends: std::mem::take(&mut self.ends).into() }
     }
+
+    /// The frames in memory of just their size, leaving the buffer's own to be used again.
+    pub fn take_copy(&mut self) -> Frames {
+        let frames = Frames { bytes: Bytes::copy_from_slice(&self.bytes), ends: self.ends.as_slice().into() };
+        self.bytes.clear();
+        self.ends.clear();
+        frames
+    }
 }
 
-trait ConcatLen {
-    fn concat_len(&self) -> usize;
-}
+/// What a frame has around the cursor and the record, at most.
+const AROUND_BYTES: usize = 64;
+/// The header of a text frame whose length takes two bytes, as nearly every record's does.
+const SHORT_HEADER: [u8; 4] = [0x81, 126, 0, 0];
 
-impl ConcatLen for [&[u8]; 3] {
-    fn concat_len(&self) -> usize {
-        self.iter().map(|part| part.len()).sum()
+/// Puts the length into the header at `start`, which holds the place for one of [`SHORT_HEADER`]'s form.
+fn finish_header(bytes: &mut Vec<u8>, start: usize) {
+    let end = start + SHORT_HEADER.len();
+    let payload = bytes.len() - end;
+    match u16::try_from(payload) {
+        Ok(length @ 126..) => bytes[end - 2..end].copy_from_slice(&length.to_be_bytes()),
+        _ => {
+            let mut header = Vec::new();
+            text_header(&mut header, payload);
+            bytes.splice(start..end, header);
+        }
     }
 }
 

@@ -7,8 +7,10 @@
 
 use super::cursor::{Cursor, CursorError, CursorTopic, Place, Position};
 use super::json::{RecordWriter, ValueEncoding};
-use super::log_reader::{Gap, LogReader, ReadPlan};
+use super::log_reader::LogReader;
 use super::page::{Page, PageRequest};
+use super::pieces::Pieces;
+use super::read_plan::{Gap, ReadPlan};
 use super::{SessionError, Sessions};
 use crate::engine::{Assignment, Engine, EngineError, GroupError, GroupOffsets, Membership, OffsetToCommit, TopicInfo};
 use crate::types::{LeaderEpoch, Offset, PartitionId, TopicName};
@@ -106,7 +108,7 @@ pub struct GroupGap {
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupPage {
     /// The records as JSON, with commas between them.
-    pub records: Vec<u8>,
+    pub records: Pieces,
     /// How many.
     pub count: usize,
     /// Behind all that was looked at.
@@ -170,7 +172,7 @@ impl GroupReader {
         let deadline = Instant::now() + request.wait;
         let mut readers = self.readers(&place, cursor);
         let mut page = GroupPage {
-            records: Vec::new(),
+            records: Pieces::default(),
             count: 0,
             cursor: GroupCursor::default(),
             caught_up: true,
@@ -226,9 +228,9 @@ impl GroupReader {
                 read => read?,
             };
             if page.count > 0 && read.count > 0 {
-                page.records.push(b',');
+                page.records.open(1).push(b',');
             }
-            page.records.extend_from_slice(&read.records);
+            page.records.append(read.records);
             page.count += read.count;
             page.caught_up &= read.caught_up;
             let topic = &reader.topic().name;

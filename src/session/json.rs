@@ -4,11 +4,15 @@
 //! fit into one `data:` line of an event stream. A value that is JSON keeps its tokens; only line breaks between them
 //! become spaces.
 
-use crate::types::{PartitionId, StoredRecord, TopicName, json::is_portable};
+use crate::engine::RecordView;
+use crate::types::{Offset, PartitionId, StoredRecord, TopicName, json::is_portable};
 use std::sync::Arc;
 
 /// Headers of the server's own begin so, and are not shown.
 pub const HIDDEN_HEADERS: &[u8] = b"sluice-";
+
+/// What names and numbers of a record take, about.
+const FIXED_BYTES: usize = 128;
 
 /// How values are given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -38,19 +42,45 @@ impl RecordWriter {
 
     /// Appends one record.
     pub fn write(&self, out: &mut Vec<u8>, partition: PartitionId, record: &StoredRecord) {
-        let payload = record.value.as_ref().map_or(0, bytes::Bytes::len);
-        out.reserve(self.opening.len() + payload + 128);
+        let (key, value) = (record.key.as_deref(), record.value.as_deref());
+        self.open(out, partition, record.offset, record.timestamp_ms, value);
+        self.write_payload(out, key, value, record.headers.iter().map(|h| (&h.name[..], h.value.as_deref())));
+    }
+
+    /// Appends one record from where it lies.
+    pub fn write_view(&self, out: &mut Vec<u8>, partition: PartitionId, record: &RecordView<'_>) {
+        self.open(out, partition, record.offset, record.timestamp_ms, record.value);
+        self.write_payload(out, record.key, record.value, record.headers);
+    }
+
+    /// About how many bytes [`Self::write_view`] appends.
+    #[must_use]
+    pub fn about(&self, record: &RecordView<'_>) -> usize {
+        self.opening.len() + record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + FIXED_BYTES
+    }
+
+    fn open(&self, out: &mut Vec<u8>, partition: PartitionId, offset: Offset, timestamp_ms: i64, value: Option<&[u8]>) {
+        out.reserve(self.opening.len() + value.map_or(0, <[u8]>::len) + FIXED_BYTES);
         out.extend_from_slice(&self.opening);
         write_number(out, i64::from(partition.get()));
         out.extend_from_slice(b",\"offset\":");
-        write_number(out, record.offset.get());
+        write_number(out, offset.get());
         out.extend_from_slice(b",\"timestamp_ms\":");
-        write_number(out, record.timestamp_ms);
-        if let Some(key) = &record.key {
+        write_number(out, timestamp_ms);
+    }
+
+    fn write_payload<'a>(
+        &self,
+        out: &mut Vec<u8>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    ) {
+        if let Some(key) = key {
             write_text_or_base64(out, b",\"key\":", b",\"key_base64\":", key);
         }
-        self.write_value(out, record.value.as_deref());
-        write_headers(out, record);
+        self.write_value(out, value);
+        write_headers(out, headers);
         out.push(b'}');
     }
 
@@ -79,21 +109,20 @@ impl RecordWriter {
     }
 }
 
-fn write_headers(out: &mut Vec<u8>, record: &StoredRecord) {
-    let mut shown = record.headers.iter().filter(|h| !h.name.starts_with(HIDDEN_HEADERS)).peekable();
-    if shown.peek().is_none() {
-        return;
-    }
-    out.extend_from_slice(b",\"headers\":[");
-    for (i, header) in shown.enumerate() {
-        out.extend_from_slice(if i == 0 { b"{\"name\":" } else { b",{\"name\":" });
-        write_string(out, &String::from_utf8_lossy(&header.name));
-        if let Some(value) = &header.value {
+fn write_headers<'a>(out: &mut Vec<u8>, headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) {
+    let mut any = false;
+    for (name, value) in headers.filter(|(name, _)| !name.starts_with(HIDDEN_HEADERS)) {
+        out.extend_from_slice(if any { b",{\"name\":" } else { b",\"headers\":[{\"name\":" });
+        any = true;
+        write_string(out, &String::from_utf8_lossy(name));
+        if let Some(value) = value {
             write_text_or_base64(out, b",\"value\":", b",\"value_base64\":", value);
         }
         out.push(b'}');
     }
-    out.push(b']');
+    if any {
+        out.push(b']');
+    }
 }
 
 fn write_text_or_base64(out: &mut Vec<u8>, as_text: &[u8], as_base64: &[u8], bytes: &[u8]) {

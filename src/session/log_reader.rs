@@ -8,7 +8,9 @@
 
 use super::SessionError;
 use super::cursor::{Cursor, PendingPlace, Place, Position};
-use crate::engine::{DecompressLimit, Engine, EngineError, FetchRequest, OffsetSpec, RecordBatch, Records, TopicInfo};
+use super::lane::{Fetched, Lane, Popped, RETRY, Wanted};
+use super::read_plan::{Gap, GapReason, ReadPlan, Until};
+use crate::engine::{Engine, EngineError, FetchRequest, OffsetSpec, TopicInfo};
 use crate::sys::Clock;
 use crate::types::{LeaderEpoch, LogStartOffset, Offset, PartitionId, PartitionProgress, StoredRecord};
 use bytes::Bytes;
@@ -16,60 +18,10 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
-/// About how many bytes one fetch takes from one partition before it is the next one's turn.
+/// About how many bytes are fetched at once, of one partition or of several.
 pub const FETCH_BYTES: usize = 256 << 10;
-/// The most that one compressed batch may grow to: what the log takes is bounded by the same number.
-const DECOMPRESSED_BATCH: DecompressLimit = DecompressLimit { max_bytes: 64 << 20 };
-/// How soon a partition that could not be asked is asked again, if nothing tells of it earlier.
-const RETRY: Duration = Duration::from_millis(250);
-
-/// Why records are missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GapReason {
-    /// They were removed before they were read.
-    Retention,
-    /// What was read there was lost with a leader (its epoch ended below); other records may stand there now.
-    Truncated,
-    /// Left out for a slow reader that asked for it.
-    Conflated,
-    /// The topic was deleted, and made again under its name.
-    TopicRecreated,
-}
-
-impl GapReason {
-    /// The name in the API.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Retention => "retention",
-            Self::Truncated => "truncated",
-            Self::Conflated => "conflated",
-            Self::TopicRecreated => "topic-recreated",
-        }
-    }
-}
-
-/// Offsets that the reader does not get, `from` to `to` (exclusive).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gap {
-    /// Where.
-    pub partition: PartitionId,
-    /// The first.
-    pub from: Offset,
-    /// After the last.
-    pub to: Offset,
-    /// Why.
-    pub reason: GapReason,
-}
-
-/// Where a bounded reader ends (exclusive).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
-    /// At this offset of each partition.
-    Offset(Offset),
-    /// At the first record of this time (Unix ms) or later, or when that time has come and nothing more is there.
-    Time(i64),
-}
+/// With less room than this no further partition is asked.
+const LEAST_FETCH: usize = 16 << 10;
 
 /// What [`LogReader::fill`] found.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,85 +38,11 @@ pub enum Fill {
     TopicGone,
 }
 
-/// How a reader is set up.
-#[derive(Debug, Clone)]
-pub struct ReadPlan {
-    /// The topic.
-    pub topic: Arc<TopicInfo>,
-    /// Every partition, those added later too.
-    pub all: bool,
-    /// Where to begin, sorted by partition.
-    pub positions: Vec<Position>,
-    /// Only records with this key.
-    pub key: Option<Bytes>,
-    /// Where to end.
-    pub until: Option<Until>,
-    /// A place that retention has passed is an error, and not a gap.
-    pub refuse_retention_gap: bool,
-}
-
-struct Lane {
-    partition: PartitionId,
-    place: Place,
-    progress: Option<watch::Receiver<PartitionProgress>>,
-    /// A waiter on `progress` is among the reader's waits.
-    armed: bool,
-    /// The leadership under which the place was last checked.
-    checked_epoch: Option<LeaderEpoch>,
-    /// Not asked again before, because it could not answer.
-    retry_at: Option<Instant>,
-    /// It could not be asked the last time.
-    unavailable: bool,
-    /// Read up to the bound.
-    done: bool,
-    /// Read only up to here for now.
-    stop: Option<Offset>,
-}
-
-impl Lane {
-    const fn new(position: Position) -> Self {
-        Self {
-            partition: position.partition,
-            place: position.place,
-            progress: None,
-            armed: false,
-            checked_epoch: None,
-            retry_at: None,
-            unavailable: false,
-            done: false,
-            stop: None,
-        }
-    }
-
-    /// Moves on to `offset`, but not past a bound, and never back.
-    fn advance(&mut self, offset: Offset, epoch: LeaderEpoch, bound: Option<Offset>) {
-        let bound = bound.into_iter().chain(self.stop).min();
-        let to = bound.map_or(offset, |bound| bound.min(offset));
-        if let Place::At(at, _) = self.place
-            && to > at
-        {
-            self.place = Place::At(to, epoch);
-        }
-    }
-
-    fn block(&mut self) {
-        self.retry_at = Some(Instant::now() + RETRY);
-        self.unavailable = true;
-    }
-}
-
-/// Fetched and not handed out yet.
-struct Current {
-    lane: usize,
-    batches: VecDeque<RecordBatch>,
-    /// The records of the batch before `batches`, where it ends, and its epoch.
-    open: Option<(Records, Offset, LeaderEpoch)>,
-}
-
 type Wait = BoxFuture<'static, (PartitionId, Option<watch::Receiver<PartitionProgress>>)>;
 
 enum Ask {
-    Records,
+    /// So many bytes of them.
+    Records(usize),
     Gap(Gap),
     Nothing,
     TopicGone,
@@ -181,7 +59,7 @@ pub struct LogReader {
     refuse_retention_gap: bool,
     lanes: Vec<Lane>,
     turn: usize,
-    current: Option<Current>,
+    fetched: VecDeque<Fetched>,
     waits: FuturesUnordered<Wait>,
     topics: watch::Receiver<u64>,
     topics_seen: bool,
@@ -204,7 +82,7 @@ impl LogReader {
             refuse_retention_gap: plan.refuse_retention_gap,
             lanes: plan.positions.into_iter().map(Lane::new).collect(),
             turn: 0,
-            current: None,
+            fetched: VecDeque::new(),
             waits: FuturesUnordered::new(),
             topics,
             topics_seen: false,
@@ -229,6 +107,13 @@ impl LogReader {
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         Cursor::new(&self.topic.name, self.topic.id, self.all, self.positions())
+    }
+
+    /// The offsets that it reads next, added up, as far as they are known.
+    #[must_use]
+    pub fn read_to(&self) -> i64 {
+        let offset = |lane: &Lane| Position { partition: lane.partition, place: lane.place }.offset();
+        self.lanes.iter().filter_map(offset).map(Offset::get).sum()
     }
 
     /// The index among the positions of a partition.
@@ -274,13 +159,13 @@ impl LogReader {
 
     /// Whether something was fetched that [`Self::pop`] has not looked at yet.
     #[must_use]
-    pub const fn holds_records(&self) -> bool {
-        self.current.is_some()
+    pub fn holds_records(&self) -> bool {
+        !self.fetched.is_empty()
     }
 
     /// Lets go of what was fetched; it is read again.
     pub fn shed(&mut self) {
-        self.current = None;
+        self.fetched.clear();
     }
 
     /// Resolves every place that is known only by its meaning, as far as the partitions can be asked, so that what is
@@ -295,26 +180,37 @@ impl LogReader {
         Ok(())
     }
 
-    /// Looks for something to hand out: records of the next partition that has some, or a gap.
+    /// Looks for something to hand out: records of the next partitions that have some, or a gap.
     ///
     /// # Errors
     /// What will not pass by itself. A partition that can not be asked now is left out and tried again.
     pub async fn fill(&mut self) -> Result<Fill, SessionError> {
-        if self.current.is_some() {
+        if self.holds_records() {
             return Ok(Fill::Records);
         }
         if self.topic_is_gone()? {
             return Ok(Fill::TopicGone);
         }
+        let mut room = FETCH_BYTES;
         for _ in 0..self.lanes.len() {
             let index = self.turn % self.lanes.len();
+            let asked = self.ask(index, room).await;
+            if self.holds_records() && matches!(asked, Ok(Ask::TopicGone) | Err(_)) {
+                break; // What was fetched of the others comes first; this is asked again, and says the same.
+            }
             self.turn = index + 1;
-            match self.ask(index).await? {
+            match asked? {
                 Ask::Nothing => {}
-                Ask::Records => return Ok(Fill::Records),
+                Ask::Records(bytes) => room = room.saturating_sub(bytes),
                 Ask::Gap(gap) => return Ok(Fill::Gap(gap)),
                 Ask::TopicGone => return Ok(Fill::TopicGone),
             }
+            if room < LEAST_FETCH {
+                break;
+            }
+        }
+        if self.holds_records() {
+            return Ok(Fill::Records);
         }
         let done = !self.lanes.is_empty() && self.lanes.iter().all(|lane| lane.done);
         Ok(if done { Fill::Done } else { Fill::Idle })
@@ -393,7 +289,7 @@ impl LogReader {
         Ok(Some(progress))
     }
 
-    async fn ask(&mut self, index: usize) -> Result<Ask, SessionError> {
+    async fn ask(&mut self, index: usize, max_bytes: usize) -> Result<Ask, SessionError> {
         if self.lanes[index].done {
             return Ok(Ask::Nothing);
         }
@@ -424,7 +320,7 @@ impl LogReader {
             }
             return Ok(Ask::Nothing);
         }
-        let request = FetchRequest { topic, partition: lane.partition, from: at, max_bytes: FETCH_BYTES };
+        let request = FetchRequest { topic, partition: lane.partition, from: at, max_bytes };
         match self.engine.fetch(request).await {
             Ok(response) => {
                 // A new leader answered: what this reader saw before may be gone.
@@ -436,8 +332,9 @@ impl LogReader {
                     self.lanes[index].retry_at = Some(Instant::now() + RETRY);
                     return Ok(Ask::Nothing);
                 }
-                self.current = Some(Current { lane: index, batches: response.batches.into(), open: None });
-                Ok(Ask::Records)
+                let bytes = response.batches.iter().map(|batch| batch.header().size).sum();
+                self.fetched.push_back(Fetched::new(index, response.batches));
+                Ok(Ask::Records(bytes))
             }
             Err(EngineError::OffsetOutOfRange { log_start, .. }) if at < log_start.offset() => {
                 self.retention_gap(index, at, log_start, progress)
@@ -508,68 +405,39 @@ impl LogReader {
         Ok(Ask::Gap(Gap { partition: lane.partition, from: at, to, reason: GapReason::Retention }))
     }
 
-    /// The next record of what was fetched; `None` when it is used up: [`Self::fill`] again. The place moves with it.
+    /// Gives the next record of what was fetched to `take`, where it lies; `None` when it is used up: [`Self::fill`]
+    /// again. The place moves with it.
     ///
     /// # Errors
     /// A batch that can not be read.
-    pub fn pop(&mut self) -> Result<Option<(PartitionId, StoredRecord)>, SessionError> {
-        let bound = match self.until {
-            Some(Until::Offset(end)) => Some(end),
-            _ => None,
-        };
-        while let Some(current) = &mut self.current {
-            let lane = &mut self.lanes[current.lane];
-            let Place::At(at, _) = lane.place else { break };
-            let Some((records, next, epoch)) = &mut current.open else {
-                let Some(batch) = current.batches.pop_front() else { break };
-                let (header, next) = (batch.header(), batch.header().next_offset());
-                if next <= at {
-                    continue;
-                }
-                if header.control {
-                    lane.advance(next, header.leader_epoch, bound);
-                    continue;
-                }
-                let (epoch, records) = (header.leader_epoch, batch.records(DECOMPRESSED_BATCH));
-                current.open = Some((records.map_err(|e| corrupt(lane.partition, at, e))?, next, epoch));
-                continue;
-            };
-            let Some(record) = records.next() else {
-                let (next, epoch) = (*next, *epoch);
-                current.open = None;
-                lane.advance(next, epoch, bound);
-                continue;
-            };
-            let record = record.map_err(|e| corrupt(lane.partition, at, e))?;
-            if record.offset < at {
-                continue;
+    pub fn pop_with<T>(&mut self, take: impl FnOnce(Popped<'_>) -> T) -> Result<Option<T>, SessionError> {
+        let wanted = Wanted { until: self.until, key: self.key.as_deref() };
+        // `take` is wanted once, and the loop goes on only without it.
+        let mut take = Some(take);
+        while let Some(fetched) = self.fetched.front_mut() {
+            let lane = &mut self.lanes[fetched.lane];
+            let popped =
+                fetched.pop_with(lane, &wanted, &mut self.scanned, |record| take.take().map(|take| take(record)));
+            if let Some(popped) = popped? {
+                return Ok(popped);
             }
-            if let Some(stop) = lane.stop
-                && record.offset >= stop
-            {
-                let epoch = *epoch;
-                lane.advance(stop, epoch, bound);
-                break;
-            }
-            let ended = match self.until {
-                Some(Until::Offset(end)) => record.offset >= end,
-                Some(Until::Time(end)) => record.timestamp_ms >= end,
-                None => false,
-            };
-            if ended {
-                lane.done = true;
-                break;
-            }
-            lane.place = Place::At(record.offset.plus(1), record.leader_epoch);
-            self.scanned +=
-                record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len) + 32;
-            if self.key.is_some() && self.key != record.key {
-                continue;
-            }
-            return Ok(Some((lane.partition, record)));
+            self.fetched.pop_front();
         }
-        self.current = None;
         Ok(None)
+    }
+
+    /// The same, with a record of its own.
+    ///
+    /// # Errors
+    /// As [`Self::pop_with`].
+    pub fn pop(&mut self) -> Result<Option<(PartitionId, StoredRecord)>, SessionError> {
+        self.pop_with(|popped| (popped.partition, popped.to_stored()))
+    }
+
+    /// Bytes, as stored, of what [`Self::pop_with`] has not come to yet, about.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.fetched.iter().map(Fetched::unopened_bytes).sum()
     }
 
     /// Puts back the record that [`Self::pop`] gave last. What was fetched is let go.
@@ -578,7 +446,7 @@ impl LogReader {
         if let Place::At(_, epoch) = self.lanes[index].place {
             self.lanes[index].place = Place::At(offset, epoch);
         }
-        self.current = None;
+        self.fetched.clear();
     }
 
     /// Whether every partition that can be asked was read to its end or its bound.
@@ -653,10 +521,6 @@ fn passing(lane: &mut Lane, error: EngineError) -> Result<Option<PartitionProgre
         }
         error => Err(error.into()),
     }
-}
-
-fn corrupt(partition: PartitionId, at: Offset, error: crate::engine::BatchError) -> SessionError {
-    EngineError::Internal(format!("partition {partition} at offset {at}: {error}")).into()
 }
 
 fn changed(partition: PartitionId, mut progress: watch::Receiver<PartitionProgress>) -> Wait {

@@ -6,14 +6,21 @@
 //!
 //! Callers: `http` (pages, SSE, WebSocket). Threading: a subscription has one owner; sequencers are tasks of their own.
 
+mod census;
 mod conflater;
 pub mod cursor;
 mod error;
+mod event;
 mod frame;
 mod group_reader;
 pub mod json;
+mod lane;
 mod log_reader;
 mod page;
+mod pieces;
+mod press;
+mod read_plan;
+mod ring;
 mod sequencer;
 mod snapshot;
 mod start;
@@ -22,12 +29,17 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
+pub use census::Census;
 pub use error::SessionError;
+pub use event::{Budget, Ended, SessionEvent, SlowPolicy, SubscribeRequest};
 pub use frame::{CHUNK_BYTES, Format, FrameBuffer, Frames, WS_OPENING, text_header, text_payload};
 pub use group_reader::{GroupCursor, GroupGap, GroupPage, GroupReader};
-pub use log_reader::{FETCH_BYTES, Fill, Gap, GapReason, LogReader, ReadPlan, Until};
+pub use lane::Popped;
+pub use log_reader::{FETCH_BYTES, Fill, LogReader};
 pub use page::{Page, PageRequest};
+pub use pieces::Pieces;
+pub use read_plan::{Gap, GapReason, ReadPlan, Until};
 pub use sequencer::{Sequencers, StreamKey};
 pub use snapshot::SnapshotWalk;
 pub use start::{ReadRequest, StartPosition};
-pub use subscription::{Budget, Ended, SessionEvent, Sessions, SlowPolicy, SubscribeRequest, Subscription};
+pub use subscription::{Sessions, Subscription};

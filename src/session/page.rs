@@ -7,15 +7,21 @@
 use super::SessionError;
 use super::cursor::Cursor;
 use super::json::RecordWriter;
-use super::log_reader::{Fill, Gap, LogReader};
+use super::log_reader::{Fill, LogReader};
+use super::pieces::Pieces;
+use super::read_plan::Gap;
 use super::snapshot::SnapshotWalk;
 use crate::engine::{Engine, EngineError};
 use crate::types::PartitionId;
+use bytes::Bytes;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Bytes of records that one page looks through.
 const SCAN_BYTES: usize = 32 << 20;
+
+/// Bytes that a record takes where nothing else is known: memory is asked for by it, no more.
+const USUAL_RECORD: usize = 2 << 10;
 
 /// The limits of a page.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +38,7 @@ pub struct PageRequest {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
     /// The records as JSON, with commas between them.
-    pub records: Vec<u8>,
+    pub records: Pieces,
     /// How many.
     pub count: usize,
     /// Behind all that was looked at.
@@ -59,32 +65,40 @@ impl Page {
         mut gaps: Vec<Gap>,
     ) -> Result<Self, SessionError> {
         let deadline = Instant::now() + request.wait;
-        let (mut records, mut count, mut caught_up) = (Vec::new(), 0, false);
+        let (mut records, mut count, mut caught_up) = (Pieces::default(), 0, false);
         let mut oldest_ms: Option<i64> = None;
         reader.resolve().await?;
         'page: loop {
             match reader.fill().await? {
-                Fill::Records => loop {
-                    let enough = count >= request.limit || records.len() >= request.max_bytes;
-                    if enough || reader.scanned() >= SCAN_BYTES {
-                        caught_up = reader.is_at_end();
-                        break 'page;
+                Fill::Records => {
+                    let room = request.max_bytes.saturating_sub(records.len());
+                    let left = request.limit.saturating_sub(count).saturating_mul(USUAL_RECORD);
+                    records.expect((reader.held_bytes() / 4 * 5).min(room).min(left));
+                    loop {
+                        let enough = count >= request.limit || records.len() >= request.max_bytes;
+                        if enough || reader.scanned() >= SCAN_BYTES {
+                            caught_up = reader.is_at_end();
+                            break 'page;
+                        }
+                        let written = reader.pop_with(|popped| {
+                            let out = records.open(writer.about(&popped.record));
+                            let before = out.len();
+                            if count > 0 {
+                                out.push(b',');
+                            }
+                            writer.write_view(out, popped.partition, &popped.record);
+                            (popped.partition, popped.record.offset, popped.record.timestamp_ms, before)
+                        })?;
+                        let Some((partition, offset, timestamp_ms, before)) = written else { break };
+                        if count > 0 && records.len() > request.max_bytes {
+                            records.cut(before);
+                            reader.unread(partition, offset);
+                            break 'page;
+                        }
+                        count += 1;
+                        oldest_ms = Some(oldest_ms.map_or(timestamp_ms, |ms| ms.min(timestamp_ms)));
                     }
-                    let Some((partition, record)) = reader.pop()? else { break };
-                    let before = records.len();
-                    if count > 0 {
-                        records.push(b',');
-                    }
-                    let place_before = record.offset;
-                    writer.write(&mut records, partition, &record);
-                    if count > 0 && records.len() > request.max_bytes {
-                        records.truncate(before);
-                        reader.unread(partition, place_before);
-                        break 'page;
-                    }
-                    count += 1;
-                    oldest_ms = Some(oldest_ms.map_or(record.timestamp_ms, |ms| ms.min(record.timestamp_ms)));
-                },
+                }
                 Fill::Gap(gap) => gaps.push(gap),
                 Fill::Idle => {
                     let in_vain = count > 0 || !gaps.is_empty() || Instant::now() >= deadline;
@@ -118,15 +132,16 @@ impl Page {
         request: PageRequest,
         mut cursor: Cursor,
     ) -> Result<Self, SessionError> {
-        let (mut records, mut count) = (Vec::new(), 0);
+        let (mut records, mut count) = (Pieces::default(), 0);
         while count < request.limit && records.len() < request.max_bytes {
             let room = request.max_bytes - records.len();
             let Some(rows) = walk.next_page(engine, room, request.limit - count).await? else { break };
             for (partition, record) in &rows {
+                let out = records.open(record.value.as_ref().map_or(0, Bytes::len));
                 if count > 0 {
-                    records.push(b',');
+                    out.push(b',');
                 }
-                writer.write(&mut records, *partition, record);
+                writer.write(out, *partition, record);
                 count += 1;
             }
         }

@@ -5,7 +5,7 @@
 
 use super::SessionError;
 use super::cursor::Position;
-use super::log_reader::ReadPlan;
+use super::read_plan::ReadPlan;
 use crate::engine::{Engine, TopicInfo, ViewSnapshot};
 use crate::types::{PartitionId, StoredRecord};
 use bytes::Bytes;

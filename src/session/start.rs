@@ -2,7 +2,7 @@
 
 use super::SessionError;
 use super::cursor::{Cursor, CursorError, CursorTopic, PendingPlace, Place, Position};
-use super::log_reader::{Gap, GapReason, ReadPlan, Until};
+use super::read_plan::{Gap, GapReason, ReadPlan, Until};
 use crate::engine::{Engine, EngineError, TopicInfo};
 use crate::types::{Offset, PartitionId};
 use bytes::Bytes;

@@ -9,18 +9,22 @@
 //!
 //! Threading: one owner. [`Subscription::next`] may be dropped at any await without losing anything.
 
+use super::census::{Census, Enrolled};
 use super::conflater::Conflater;
 use super::cursor::{Cursor, CursorEncoder, PendingPlace, Place, Position};
-use super::frame::{CHUNK_BYTES, Format, FrameBuffer, Frames, text_payload};
+use super::event::{Budget, Ended, SessionEvent, SlowPolicy, SubscribeRequest, cut, fitting, frame_cursor};
+use super::frame::{CHUNK_BYTES, Format, FrameBuffer, Frames};
 use super::json::{RecordWriter, ValueEncoding};
-use super::log_reader::{Fill, Gap, LogReader, ReadPlan};
-use super::sequencer::{Attachment, Item, Join, Sequencers, SharedPositions, StreamKey, Take, Ticket};
-use super::start::{ReadRequest, StartPosition, recreated};
+use super::log_reader::{Fill, LogReader};
+use super::read_plan::ReadPlan;
+use super::ring::{SharedPositions, Taken};
+use super::sequencer::{Attachment, Join, Sequencers, StreamKey, Take, Ticket};
+use super::start::{StartPosition, recreated};
 use super::{SessionError, snapshot::SnapshotWalk};
 use crate::engine::{Engine, TopicInfo};
 use crate::sys::Clock;
 use crate::telemetry::{MemoryBudget, Reserved, metrics};
-use crate::types::PartitionId;
+use crate::types::{Offset, PartitionId};
 use bytes::Bytes;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -33,95 +37,17 @@ const SLOW: Duration = Duration::from_millis(100);
 const PARTS_OF_WHAT_IS_LEFT: usize = 16;
 /// and at least so many bytes.
 const LEAST_CHUNK_BYTES: usize = 4 << 10;
+/// A chunk is full a little before its memory is, so that records of usual size never make it grow.
+const SPARE_BYTES: usize = 8 << 10;
 /// Bytes that a filtered reader looks through before it lets others run.
 const SCAN_BYTES: usize = 1 << 20;
-
-/// What to do with a reader that falls behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SlowPolicy {
-    /// It reads on from the log, at its own pace.
-    #[default]
-    Park,
-    /// It gets the newest record of each key, and is told what was left out.
-    Conflate,
-    /// It is sent away.
-    Close,
-}
-
-/// What a subscriber asks for.
-#[derive(Debug, Clone)]
-pub struct SubscribeRequest {
-    /// What to read. A retention gap is never an error here.
-    pub read: ReadRequest,
-    /// The transport's form.
-    pub format: Format,
-    /// How values are given.
-    pub encoding: ValueEncoding,
-    /// At most so many records.
-    pub limit: Option<u64>,
-    /// What happens when it falls behind.
-    pub slow: SlowPolicy,
-    /// First the latest record of each key, then live. Only without a cursor.
-    pub view_latest: bool,
-}
-
-/// How much the next event may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    /// Records.
-    pub records: u64,
-    /// Bytes of frames; the last record may pass it.
-    pub bytes: u64,
-}
-
-impl Budget {
-    /// As much as a chunk holds.
-    pub const UNLIMITED: Self = Self { records: u64::MAX, bytes: u64::MAX };
-}
-
-/// Why the server ended a subscription.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// The range asked for was read.
-    Complete,
-    /// The topic was deleted.
-    TopicDeleted,
-    /// The reader was too slow, and asked to be sent away then.
-    TooSlow,
-}
-
-impl Ended {
-    /// The name in the API.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::TopicDeleted => "topic-deleted",
-            Self::TooSlow => "too-slow",
-        }
-    }
-}
-
-/// What a subscriber gets.
-#[derive(Debug, Clone, PartialEq)]
-pub enum SessionEvent {
-    /// Records, as frames.
-    Records(Vec<Frames>),
-    /// Records that it does not get, and the cursor behind them.
-    Gap(Gap, String),
-    /// All that was there has been given.
-    CaughtUp(String),
-    /// The snapshot is whole; live begins at this cursor.
-    SnapshotEnd(String),
-    /// Nothing follows.
-    End(Ended, String),
-}
 
 /// What subscriptions share.
 pub struct Sessions {
     engine: Arc<dyn Engine>,
     clock: Arc<dyn Clock>,
     sequencers: Arc<Sequencers>,
+    census: Arc<Census>,
     /// Frames that were made for one reader alone, until its connection has taken them.
     alone: Arc<MemoryBudget>,
 }
@@ -170,6 +96,7 @@ pub struct Subscription {
     queue: VecDeque<SessionEvent>,
     last_call: Instant,
     json: Vec<u8>,
+    standing: Enrolled,
 }
 
 impl Sessions {
@@ -177,14 +104,15 @@ impl Sessions {
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>, memory: usize) -> Self {
         let sequencers = Arc::new(Sequencers::new(engine.clone(), clock.clone(), memory));
-        Self { engine, clock, sequencers, alone: MemoryBudget::new("stream", memory) }
+        let (census, alone) = (Arc::default(), MemoryBudget::new("stream", memory));
+        Self { engine, clock, sequencers, census, alone }
     }
 
     /// How many bytes a reader of the log gets at once: less, the fewer are left, so that thousands which do not take
     /// theirs leave something for the others.
     fn chunk_bytes(&self) -> usize {
         let left = self.alone.limit().saturating_sub(self.alone.used());
-        (left / PARTS_OF_WHAT_IS_LEFT).clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES)
+        (left / PARTS_OF_WHAT_IS_LEFT).clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES - SPARE_BYTES)
     }
 
     /// The engine.
@@ -197,6 +125,17 @@ impl Sessions {
     #[must_use]
     pub fn sequencers(&self) -> &Arc<Sequencers> {
         &self.sequencers
+    }
+
+    /// Where each live reader stands.
+    #[must_use]
+    pub fn census(&self) -> &Arc<Census> {
+        &self.census
+    }
+
+    fn enrol(&self, plan: &ReadPlan, format: Format) -> Enrolled {
+        let partitions = (!plan.all).then(|| plan.positions.iter().map(|p| p.partition).collect());
+        self.census.enrol(format, plan.topic.id, partitions)
     }
 
     /// A reader of the log from these places.
@@ -239,6 +178,7 @@ impl Sessions {
             queue: VecDeque::new(),
             last_call: Instant::now(),
             json: Vec::new(),
+            standing: self.enrol(&plan, request.format),
             plan,
         };
         let cursor = subscription.position_text();
@@ -322,6 +262,7 @@ impl Subscription {
         if self.last_call.elapsed() > SLOW {
             self.park();
         }
+        self.standing.waits();
         let event = loop {
             if let Some(event) = self.queue.pop_front() {
                 break event;
@@ -337,7 +278,19 @@ impl Subscription {
             }
         };
         self.last_call = Instant::now();
+        self.standing.was_given(self.last_call, self.is_live(), self.read_to());
         Ok(event)
+    }
+
+    /// The offsets that it reads next, added up.
+    fn read_to(&self) -> i64 {
+        let sum = |positions: &[Position]| positions.iter().filter_map(Position::offset).map(Offset::get).sum();
+        match &self.mode {
+            Mode::Reading(reading) => reading.reader.read_to(),
+            Mode::Joined { at, .. } => sum(at),
+            Mode::Snapshot(walk) => sum(&walk.positions()),
+            Mode::Over => 0,
+        }
     }
 
     fn end(&mut self, why: Ended) -> SessionEvent {
@@ -425,18 +378,22 @@ impl Subscription {
         let Reading { reader, cursors, .. } = &mut **reading;
         let most = self.remaining.unwrap_or(u64::MAX).min(budget.records);
         let bytes = self.sessions.chunk_bytes().min(usize::try_from(budget.bytes).unwrap_or(usize::MAX));
-        let mut buffer = FrameBuffer::default();
+        // JSON, cursor and frame make a record about a quarter larger than it is stored.
+        let room = (reader.held_bytes() / 4 * 5).min(bytes) + SPARE_BYTES;
+        let mut buffer = FrameBuffer::with_capacity(room);
         let mut cursor = Vec::new();
         let start = reader.scanned();
         while (buffer.count() as u64) < most && buffer.len() < bytes && reader.scanned() - start < SCAN_BYTES {
-            let Some((partition, record)) = reader.pop()? else { break };
-            let index = reader.index_of(partition);
-            cursors.set(index, reader.place(index));
-            self.json.clear();
-            self.writer.write(&mut self.json, partition, &record);
-            cursor.clear();
-            cursors.append_to(&mut cursor);
-            buffer.push(self.format, Some(&cursor), &self.json);
+            let pushed = reader.pop_with(|popped| {
+                cursors.set(popped.index, popped.place);
+                cursor.clear();
+                cursors.append_to(&mut cursor);
+                let write = |out: &mut Vec<u8>| self.writer.write_view(out, popped.partition, &popped.record);
+                buffer.push_with(self.format, Some(&cursor), write);
+            })?;
+            if pushed.is_none() {
+                break;
+            }
         }
         if let Some(remaining) = &mut self.remaining {
             *remaining -= buffer.count() as u64;
@@ -461,6 +418,7 @@ impl Subscription {
         match attachment.join(&positions, self.format, plan.key.as_ref()) {
             Join::Joined(ticket) => {
                 self.mode = Mode::Joined { ticket, at: positions.into() };
+                self.standing.is_live(true);
                 if !std::mem::replace(&mut self.told_caught_up, true) {
                     return Some(SessionEvent::CaughtUp(self.position_text()));
                 }
@@ -506,13 +464,12 @@ impl Subscription {
         }
     }
 
-    fn deliver(&mut self, items: Vec<Item>, budget: Budget) -> Option<SessionEvent> {
+    fn deliver(&mut self, items: Vec<Taken>, budget: Budget) -> Option<SessionEvent> {
         let Mode::Joined { at, .. } = &mut self.mode else { return None };
         let (mut taken, mut left) = (Vec::new(), budget);
         for item in items {
             match item {
-                Item::Records(mut frames, after) => {
-                    let Some(frames) = frames[self.format.index()].take() else { continue };
+                Taken::Records(frames, after) => {
                     let fits = fitting(&frames, left);
                     if fits < frames.count() {
                         // Out of budget within a chunk: go on alone, behind the last record given.
@@ -532,12 +489,12 @@ impl Subscription {
                         taken.push(frames);
                     }
                 }
-                Item::Gap(gap, after) => {
+                Taken::Gap(gap, after) => {
                     *at = after.clone();
                     let cursor = Cursor::new(&self.plan.topic.name, self.plan.topic.id, self.plan.all, after.to_vec());
                     self.queue.push_back(SessionEvent::Gap(gap, text(&cursor)));
                 }
-                Item::TopicGone => {
+                Taken::TopicGone => {
                     // What was taken before comes first; the reader finds the topic gone by itself.
                     let from = at.to_vec();
                     self.read_alone_quietly(from);
@@ -572,6 +529,7 @@ impl Subscription {
     fn read_alone_quietly(&mut self, from: Vec<Position>) {
         let reader = self.sessions.reader(ReadPlan { positions: from, ..self.plan.clone() });
         self.mode = Mode::Reading(Box::new(Reading::new(reader)));
+        self.standing.is_live(false);
     }
 
     // ---- leaving out --------------------------------------------------------------------------------------------
@@ -635,6 +593,7 @@ impl Subscription {
         self.plan.topic = new;
         self.plan.positions = partitions.into_iter().map(|partition| Position { partition, place }).collect();
         self.attachment = None;
+        self.standing = self.sessions.enrol(&self.plan, self.format);
         self.read_alone_quietly(self.plan.positions.clone());
         self.told_caught_up = false;
         let cursor = self.position_text();
@@ -649,29 +608,4 @@ fn text(cursor: &Cursor) -> String {
     let mut text = Vec::new();
     CursorEncoder::new(cursor).append_to(&mut text);
     String::from_utf8(text).unwrap_or_default()
-}
-
-/// How many of the frames the budget covers.
-fn fitting(frames: &Frames, budget: Budget) -> usize {
-    let records = usize::try_from(budget.records).unwrap_or(usize::MAX).min(frames.count());
-    let start_fits = |end: u32, start: u32| u64::from(start) < budget.bytes && end > 0;
-    let starts = std::iter::once(0).chain(frames.ends.iter().copied());
-    starts.zip(frames.ends.iter()).take(records).take_while(|(start, end)| start_fits(**end, *start)).count()
-}
-
-fn cut(frames: &Frames, count: usize) -> Frames {
-    let end = frames.ends[count - 1] as usize;
-    Frames { bytes: frames.bytes.slice(..end), ends: frames.ends[..count].into() }
-}
-
-/// The cursor that a record's frame carries.
-fn frame_cursor(format: Format, frame: &[u8]) -> Option<Cursor> {
-    let between = |bytes: &[u8], opening: &[u8], end: u8| -> Option<Cursor> {
-        let rest = &bytes[memchr::memmem::find(bytes, opening)? + opening.len()..];
-        Cursor::parse(std::str::from_utf8(&rest[..memchr::memchr(end, rest)?]).ok()?).ok()
-    };
-    match format {
-        Format::Sse => between(frame, b"id: ", b'\n'),
-        Format::WebSocket => between(text_payload(frame), b"\"cursor\":\"", b'"'),
-    }
 }

@@ -404,7 +404,8 @@ async fn pages() {
     let mut start = StartPosition::Earliest;
     loop {
         let page = read(world.read(start), request).await.unwrap();
-        let array: Vec<Value> = serde_json::from_slice(&[b"[", &page.records[..], b"]"].concat()).unwrap();
+        let array: Vec<Value> =
+            serde_json::from_slice(&[b"[", &page.records.clone().into_list().concat()[..], b"]"].concat()).unwrap();
         assert!(array.len() == page.count && page.count <= 3);
         got.extend(array.iter().map(|r| r["value"].as_i64().unwrap()));
         start = parse(&page.cursor.encode().unwrap());
@@ -421,7 +422,8 @@ async fn pages() {
         world.put(0, 77);
     };
     let (page, ()) = tokio::join!(read(world.read(start.clone()), waiting), late);
-    assert!(String::from_utf8(page.unwrap().records).unwrap().contains("\"value\":77"));
+    let records = page.unwrap().records.into_list().concat();
+    assert!(String::from_utf8(records).unwrap().contains("\"value\":77"));
     let empty = read(world.read(StartPosition::Latest), waiting).await.unwrap();
     assert!(empty.count == 0 && empty.caught_up);
     // By bytes: at least one.
@@ -442,6 +444,37 @@ async fn pages() {
     world.engine.set_online("games", 1, false);
     let page = read(world.read(StartPosition::Earliest), request).await.unwrap();
     assert_eq!(page.unavailable, [PartitionId::new(1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_are_counted_where_they_stand() {
+    let world = world(2);
+    (0..10).for_each(|i| world.put(i % 2, i));
+    let census = world.sessions.census();
+    let counted = || {
+        let (counts, lag) = census.count(&*world.engine);
+        (counts.into_iter().collect::<Vec<_>>(), lag)
+    };
+    assert_eq!(counted(), (vec![], 0));
+    let (sse, live, catching_up, parked) = (Format::Sse.index(), 0, 1, 2);
+    let mut reader = world.subscribe(StartPosition::Earliest).await;
+    assert_eq!(counted(), (vec![((sse, catching_up), 1)], 0));
+    reader.drain().await;
+    // One that waits is live, however long it waits.
+    let waiting = reader.subscription.next(Budget::UNLIMITED);
+    assert!(tokio::time::timeout(Duration::from_secs(9), waiting).await.is_err());
+    assert_eq!(counted(), (vec![((sse, live), 1)], 0));
+    // One that was given something, and does not come again, is parked, and what is stored meanwhile is its lag.
+    world.put(0, 10);
+    reader.subscription.next(Budget::UNLIMITED).await.unwrap();
+    assert_eq!(counted(), (vec![((sse, live), 1)], 0));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    (0..7).for_each(|i| world.put(i % 2, i));
+    assert_eq!(counted(), (vec![((sse, parked), 1)], 7));
+    reader.drain().await;
+    assert_eq!(counted(), (vec![((sse, live), 1)], 0));
+    drop(reader);
+    assert_eq!(counted(), (vec![], 0));
 }
 
 /// Appends, readers that come and go, slow ones, budgets, formats: each reader gets all from where it began, in order,

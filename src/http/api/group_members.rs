@@ -14,15 +14,15 @@ use crate::{
     http::{
         AppState,
         extract::{GroupMemberPath, JsonBody, Parameters, whole, whole_if_given, within},
+        pieces,
         problem::Problem,
         state::App,
     },
-    session::{GroupCursor, GroupPage, GroupReader, PageRequest, SessionError, json::ValueEncoding},
+    session::{GroupCursor, GroupPage, GroupReader, PageRequest, Pieces, SessionError, json::ValueEncoding},
     telemetry::{DoorLabels, metrics},
 };
 use axum::{
     Json,
-    body::Body,
     extract::State,
     http::{HeaderValue, StatusCode, header},
     response::Response,
@@ -272,7 +272,7 @@ pub async fn read_group_records(
     const DOOR: DoorLabels = DoorLabels { door: "http" };
     metrics().fetched_records.get_or_create(&DOOR).inc_by(page.count as u64);
     metrics().fetched_bytes.get_or_create(&DOOR).inc_by(page.records.len() as u64);
-    let mut response = Response::new(Body::from(page_json(&page)?));
+    let mut response = Response::new(pieces::body(page_json(page)?.into_list()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
@@ -313,11 +313,11 @@ async fn member_problem(app: &App, path: &GroupMemberPath, error: EngineError) -
     }
 }
 
-fn page_json(page: &GroupPage) -> Result<Vec<u8>, Problem> {
+fn page_json(page: GroupPage) -> Result<Pieces, Problem> {
     let cursor = page.cursor.encode().map_err(SessionError::from)?;
-    let mut body = Vec::with_capacity(page.records.len() + cursor.len() + 128);
-    body.extend_from_slice(b"{\"records\":[");
-    body.extend_from_slice(&page.records);
+    let mut pieces = Pieces::from(b"{\"records\":[".to_vec());
+    pieces.append(page.records);
+    let body = pieces.open(cursor.len() + 128);
     body.extend_from_slice(b"],\"next_cursor\":\"");
     body.extend_from_slice(cursor.as_bytes());
     body.extend_from_slice(if page.caught_up { b"\",\"caught_up\":true" } else { b"\",\"caught_up\":false" });
@@ -325,7 +325,7 @@ fn page_json(page: &GroupPage) -> Result<Vec<u8>, Problem> {
         let open = if n == 0 { ",\"gaps\":[" } else { "," };
         // A topic's name needs no escapes.
         body.extend_from_slice(format!(r#"{open}{{"topic":"{}","gap":"#, gap.topic).as_bytes());
-        write_gap(&mut body, &gap.gap);
+        write_gap(body, &gap.gap);
         body.push(b'}');
     }
     if !page.gaps.is_empty() {
@@ -339,7 +339,7 @@ fn page_json(page: &GroupPage) -> Result<Vec<u8>, Problem> {
         body.extend_from_slice(&list.map_err(|error| Problem::internal(&error.to_string()))?);
     }
     body.push(b'}');
-    Ok(body)
+    Ok(pieces)
 }
 
 /// What a member has done. Name either `cursor` or `offsets`.

@@ -173,7 +173,8 @@ pub async fn get_readyz(State(app): State<AppState>) -> Result<Json<Health>, Pro
     get, path = "/metrics", tag = "operations", operation_id = "get_metrics",
     responses((status = 200, description = "The metrics", body = String, content_type = "application/openmetrics-text")),
 )]
-pub async fn get_metrics() -> Response {
+pub async fn get_metrics(State(app): State<AppState>) -> Response {
+    app.sessions.census().publish(&*app.engine);
     ([(header::CONTENT_TYPE, HeaderValue::from_static(OPENMETRICS))], metrics().render()).into_response()
 }
 

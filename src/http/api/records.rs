@@ -6,25 +6,25 @@ use crate::{
     http::{
         AppState,
         extract::{Parameters, RecordPath, TopicPath},
+        pieces,
         problem::Problem,
         state::App,
     },
     session::{
-        Gap, Page, PageRequest, ReadRequest, SnapshotWalk, StartPosition, Until,
+        Gap, Page, PageRequest, Pieces, ReadRequest, SnapshotWalk, StartPosition, Until,
         json::{RecordWriter, ValueEncoding, write_number},
     },
     telemetry::{DoorLabels, metrics},
     types::{Offset, PartitionId, StoredRecord},
 };
 use axum::{
-    body::Body,
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
 use std::time::Duration;
-use twox_hash::XxHash3_128;
+use twox_hash::xxhash3_128::Hasher;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -170,9 +170,9 @@ pub async fn read_records(
     const DOOR: DoorLabels = DoorLabels { door: "http" };
     metrics().fetched_records.get_or_create(&DOOR).inc_by(page.count as u64);
     metrics().fetched_bytes.get_or_create(&DOOR).inc_by(page.records.len() as u64);
-    let body = page_json(&page)?;
     let fixed = closed && page.gaps.is_empty() && page.unavailable.is_empty();
     let cache = if fixed { immutable(&topic, page.oldest_ms, app.sys.clock.now_ms()) } else { None };
+    let body = page_json(page)?;
     let cache = cache.unwrap_or(HeaderValue::from_static("no-cache"));
     Ok(with_etag(&headers, HeaderValue::from_static("application/json"), body, cache))
 }
@@ -246,11 +246,11 @@ fn immutable(topic: &TopicInfo, oldest_ms: Option<i64>, now_ms: i64) -> Option<H
     HeaderValue::try_from(format!("max-age={seconds}, immutable")).ok()
 }
 
-fn page_json(page: &Page) -> Result<Vec<u8>, Problem> {
+fn page_json(page: Page) -> Result<Pieces, Problem> {
     let cursor = page.cursor.encode().map_err(crate::session::SessionError::from)?;
-    let mut body = Vec::with_capacity(page.records.len() + cursor.len() + 128);
-    body.extend_from_slice(b"{\"records\":[");
-    body.extend_from_slice(&page.records);
+    let mut pieces = Pieces::from(b"{\"records\":[".to_vec());
+    pieces.append(page.records);
+    let body = pieces.open(cursor.len() + 128);
     body.extend_from_slice(b"],\"next_cursor\":\"");
     body.extend_from_slice(cursor.as_bytes());
     body.extend_from_slice(if page.caught_up { b"\",\"caught_up\":true" } else { b"\",\"caught_up\":false" });
@@ -266,11 +266,11 @@ fn page_json(page: &Page) -> Result<Vec<u8>, Problem> {
             body.push(b']');
         }
     };
-    list(&mut body, "gaps", page.gaps.len(), &|body, i| write_gap(body, &page.gaps[i]));
+    list(body, "gaps", page.gaps.len(), &|body, i| write_gap(body, &page.gaps[i]));
     let unavailable = &page.unavailable;
-    list(&mut body, "unavailable", unavailable.len(), &|body, i| write_number(body, unavailable[i].get().into()));
+    list(body, "unavailable", unavailable.len(), &|body, i| write_number(body, unavailable[i].get().into()));
     body.push(b'}');
-    Ok(body)
+    Ok(pieces)
 }
 
 /// Appends a gap as JSON.
@@ -281,10 +281,17 @@ pub fn write_gap(out: &mut Vec<u8>, gap: &Gap) {
 }
 
 /// An answer named by its content, or 304 if the client has it.
-pub fn with_etag(request: &HeaderMap, content_type: HeaderValue, body: Vec<u8>, cache: HeaderValue) -> Response {
+pub fn with_etag(
+    request: &HeaderMap,
+    content_type: HeaderValue,
+    body: impl Into<Pieces>,
+    cache: HeaderValue,
+) -> Response {
+    let body = body.into().into_list();
     // It tells contents apart for caches, and guards nothing: a cryptographic hash cost more than the page itself.
-    let hash = XxHash3_128::oneshot(&body).to_be_bytes();
-    let etag = format!("\"{}\"", base64_simd::URL_SAFE_NO_PAD.encode_to_string(hash));
+    let mut hash = Hasher::new();
+    body.iter().for_each(|piece| hash.write(piece));
+    let etag = format!("\"{}\"", base64_simd::URL_SAFE_NO_PAD.encode_to_string(hash.finish_128().to_be_bytes()));
     let known = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
     let matches = known
         .flat_map(|list| list.split(','))
@@ -293,7 +300,7 @@ pub fn with_etag(request: &HeaderMap, content_type: HeaderValue, body: Vec<u8>, 
     let mut response = if matches {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        let mut response = Response::new(Body::from(body));
+        let mut response = Response::new(pieces::body(body));
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         response
     };

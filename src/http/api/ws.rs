@@ -15,11 +15,11 @@ use crate::{
         extract::parse_json,
         problem::Problem,
         record_json::{Refusal, parse_record},
-        sse::{Counted, HEARTBEAT},
+        sse::HEARTBEAT,
         websocket::{Close, Handshake, Incoming, Socket, error_text, event_text, goaway_text},
     },
     session::{Budget, Format, SessionEvent, StartPosition, SubscribeRequest, Subscription},
-    telemetry::{DirectionLabels, Transport, metrics},
+    telemetry::{DirectionLabels, metrics},
 };
 use axum::{
     extract::{Request, State},
@@ -103,7 +103,6 @@ impl Multiplex {
     }
 
     async fn run(mut self, mut socket: Socket) {
-        let _counted = Counted::new(Transport::WebSocket);
         let drain = self.app.drain.clone();
         let mut drained = Box::pin(async move { drain.started().await });
         let mut heard = Instant::now();

@@ -57,6 +57,18 @@ fn produce_batch_and_ingest() {
 }
 
 #[test]
+fn queue() {
+    let of = |order: &str| format!("queue/10/order={order}/w=2");
+    check(&["queue", "-c", "2", "--batch", "10"], &[&of("none"), &of("key"), "queue-latency/commit/w=2"]);
+}
+
+#[test]
+fn group() {
+    let of = |figure: &str| format!("group/{figure}/members=3");
+    check(&["group", "-c", "3"], &[&of("rebalance-at-once"), &of("rebalance"), &of("commit")]);
+}
+
+#[test]
 fn replay() {
     check(&["replay", "--records", "1000"], &["replay/sse", "replay/websocket", "replay/pages"]);
 }

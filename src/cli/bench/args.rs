@@ -18,8 +18,10 @@ pub enum Workload {
     ProduceBatch,
     /// POST of a stream of lines a request
     Ingest,
-    /// A queue worked through: receive and acknowledge
+    /// A queue worked through: receive and acknowledge; and how soon a waiting worker has a new message
     Queue,
+    /// A consumer group: rebalances among many HTTP members, and their commits
+    Group,
     /// A whole topic again: SSE, WebSocket and pages
     Replay,
     /// From the moment an event should be sent until a subscriber has it
@@ -67,14 +69,14 @@ pub struct BenchArgs {
     /// A running server; without it the bench starts one on a fresh folder and ends it again
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// Connections that produce
+    /// Connections that produce; workers of a queue, members of a group
     #[arg(short, long, visible_alias = "concurrency", value_parser = clap::value_parser!(u32).range(1..=15_000))]
     pub connections: Option<u32>,
     /// Requests a second, at fixed times whatever the server does; answers count from the time they were due. Without
     /// it each connection sends its next request when it has the answer to the last
     #[arg(long, value_parser = rate)]
     pub rate: Option<f64>,
-    /// Records in a request (produce-batch, ingest)
+    /// Records in a request (produce-batch, ingest), messages of a receive (queue)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub batch: Option<u32>,
     /// Bytes of a value
@@ -149,6 +151,8 @@ Examples:
   sluice bench produce-single -c 64 --rate 20000   latency at a fixed rate
   sluice bench produce-batch --batch 100 --flush os -c 8
   sluice bench tail-latency --transport sse
+  sluice bench queue --connections 16 --batch 100
+  sluice bench group --connections 100
   sluice bench fanout --subscribers 1000 --transport websocket
   sluice bench growth --curves partitions,keys --extent 0.01 --out curves
   sluice bench produce-single --server-flag=--memory=256MiB

@@ -5,6 +5,7 @@
 //! what is read again is made up on the way. What is shared by all subscribers is made once, socket writes are
 //! coalesced: as fast as it could be done.
 
+use super::bare_work::{self, Waiting};
 use crate::cli::CliError;
 use crate::sys::{Listener, Sys};
 use axum::{
@@ -52,6 +53,7 @@ pub struct BareArgs {
 #[derive(Clone)]
 struct Bare {
     fanout: broadcast::Sender<Published>,
+    waiting: Waiting,
 }
 
 /// What was published at once, in the form of each transport.
@@ -77,7 +79,8 @@ pub async fn run(args: BareArgs) -> Result<(), CliError> {
 }
 
 async fn serve(listener: Box<dyn Listener>) {
-    let state = Bare { fanout: broadcast::channel(BACKLOG).0 };
+    let waiting = Waiting::default();
+    let state = Bare { fanout: broadcast::channel(BACKLOG).0, waiting: waiting.clone() };
     let router = Router::new()
         .route("/readyz", get(StatusCode::OK))
         .route("/v1/topics", post(StatusCode::CREATED))
@@ -87,6 +90,7 @@ async fn serve(listener: Box<dyn Listener>) {
         .route("/v1/topics/{topic}/stream", get(subscribe))
         .route("/repeat/{size}/{times}", get(repeat))
         .route("/page/{size}/{records}", get(page))
+        .merge(bare_work::routes(waiting))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(state);
     let service = TowerToHyperService::new(router);
@@ -104,6 +108,7 @@ const JSON: [(header::HeaderName, &str); 1] = [(header::CONTENT_TYPE, "applicati
 
 async fn one(State(bare): State<Bare>, body: Bytes) -> impl IntoResponse {
     bare.publish(&[&body]);
+    bare.waiting.publish(&body);
     (StatusCode::CREATED, JSON, r#"{"topic":"bench","partition":0,"offset":1000000,"timestamp_ms":1700000000000}"#)
 }
 

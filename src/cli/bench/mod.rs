@@ -9,10 +9,12 @@
 mod args;
 mod audience;
 pub mod bare;
+mod bare_work;
 mod compare;
 mod disk;
 mod fanout;
 mod figure;
+mod group;
 mod growth;
 mod http1;
 mod load;
@@ -22,6 +24,7 @@ mod pacer;
 mod process;
 mod produce;
 mod queue;
+mod queue_latency;
 mod replay;
 mod report;
 mod restart;
@@ -89,6 +92,7 @@ pub async fn run(args: BenchArgs) -> Result<(), CliError> {
         Workload::ProduceBatch => produce::batches(&bench).await,
         Workload::Ingest => produce::ingest(&bench).await,
         Workload::Queue => queue::figures(&bench).await,
+        Workload::Group => group::figures(&bench).await,
         Workload::Replay => replay::figures(&bench).await,
         Workload::Fanout => fanout::figures(&bench).await,
         Workload::FanoutKeyed => fanout::keyed(&bench).await,

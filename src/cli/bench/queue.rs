@@ -1,6 +1,7 @@
 //! A queue worked through: receive and acknowledge, by several workers, in several sizes, with order by key and without.
 //!
-//! The bare handler's figure is of two requests for as many records; a message takes two as well.
+//! The bare handler takes the very same two requests for a message, so the share of its rate is what a queue leaves of the
+//! stack's own.
 
 use super::{
     Bench, CliError, Round,
@@ -9,17 +10,22 @@ use super::{
     http1::{Connection, request},
     load::{self, Load},
     process::Process,
-    produce::{Kind, Producing},
+    produce::{Kind, PARTITIONS, Producing},
+    queue_latency,
 };
 use std::time::Duration;
 use tokio::{task::JoinSet, time::Instant};
 
-/// Records made ready for a second of each round, at most: a round that runs dry ends early.
-const READY_PER_SECOND: f64 = 150_000.0;
 /// Records of one request that makes them ready.
 const FEED: u32 = 1_000;
+/// How long records are made ready before it is counted how many.
+const FEED_TIME: Duration = Duration::from_millis(100);
+/// Messages a second that are wanted: in batches of this size, by so many workers.
+const TARGET: (u32, u32, f64) = (100, 16, 100_000.0);
+/// Of single messages by so many workers: messages a second, and the share of the bare handler's.
+const SINGLES: (u32, f64, f64) = (16, 25_000.0, 0.6);
 
-/// All sizes, or the one that `--batch` and `--connections` name.
+/// All sizes, or the one that `--batch` and `--connections` name; and how long a new message takes to a waiting worker.
 pub(super) async fn figures(bench: &Bench) -> Result<Vec<Figure>, CliError> {
     let (server, bare) = (bench.server().await?, bench.bare().await?);
     let workers = bench.args.connections.map_or(vec![1, 16], |n| vec![n]);
@@ -32,6 +38,9 @@ pub(super) async fn figures(bench: &Bench) -> Result<Vec<Figure>, CliError> {
             }
         }
     }
+    for &workers in &workers {
+        figures.push(queue_latency::measure(bench, &server, &bare, workers).await?);
+    }
     Ok(figures)
 }
 
@@ -42,69 +51,79 @@ struct Working {
     order: &'static str,
 }
 
-async fn measure(bench: &Bench, server: &Process, bare: &Process, working: Working) -> Result<Figure, CliError> {
-    let Working { workers, batch, order } = working;
-    let name = format!("queue/{batch}/order={order}/w={workers}");
-    let mut figure = Figure::new(name, "messages/s", Measure::Rate).with_latency_of("receive and acknowledge");
-    if (workers, batch, order) == (16, 100, "none") {
-        figure = figure.with_target(100_000.0, None);
+impl Working {
+    fn figure(self) -> Figure {
+        let Self { workers, batch, order } = self;
+        let name = format!("queue/{batch}/order={order}/w={workers}");
+        let figure = Figure::new(name, "messages/s", Measure::Rate).with_latency_of("receive and acknowledge");
+        if (batch, workers) == (TARGET.0, TARGET.1) {
+            figure.with_target(TARGET.2, None)
+        } else if (batch, workers) == (1, SINGLES.0) {
+            figure.with_target(SINGLES.1, Some(SINGLES.2))
+        } else {
+            figure
+        }
     }
-    let topic = bench.topic(server, 3, "os").await?;
+
+    /// More messages than it can take in a second: a round that runs dry ends early.
+    fn ready_per_second(self) -> f64 {
+        (f64::from(self.workers * self.batch) * 5_000.0).clamp(20_000.0, 400_000.0)
+    }
+}
+
+async fn measure(bench: &Bench, server: &Process, bare: &Process, working: Working) -> Result<Figure, CliError> {
+    let topic = bench.topic(server, bench.args.partitions.unwrap_or(PARTITIONS), "os").await?;
     let queue = format!("/v1/queues/{}", topic.name);
-    let body = format!("{{\"topic\":\"{}\",\"order\":\"{order}\"}}", topic.name);
+    let body = format!("{{\"topic\":\"{}\",\"order\":\"{}\"}}", topic.name, working.order);
     bench.ask(server, "PUT", &queue, &body).await?;
-    let producing = |connections, batch| Producing {
-        connections,
-        batch,
-        flush: "os".to_owned(),
-        ..Producing::new(bench, Kind::Batch, connections)
-    };
-    let mut figures = [figure];
+    let producing = Producing { batch: FEED, rate: None, ..Producing::new(bench, Kind::Batch, 4) };
+    let bare_queue = format!("/v1/queues/bare-{}", bench.args.size);
+    let mut figures = [working.figure()];
+    let mut ready = 0;
     bench
         .alternate(
             &mut figures,
-            async |duration| {
-                let mut round = producing(workers, batch).round(bench, bare, &topic.name, duration).await?;
-                round.records /= 2;
-                Ok(round)
-            },
+            async |duration| work(bench, bare, &bare_queue, working, duration).await,
             async |duration: Duration| {
-                let records = (duration.as_secs_f64() * READY_PER_SECOND) as u64;
-                let requests = |connection| producing(4, FEED).requests(&server.address, &topic.name, connection);
-                feed(bench, server, records, &requests).await?;
-                work(bench, server, &queue, working, duration).await
+                let wanted = (duration.as_secs_f64() * working.ready_per_second()) as u64;
+                let requests = |connection| producing.requests(&server.address, &topic.name, connection);
+                ready += feed(bench, server, wanted.saturating_sub(ready), &requests).await?;
+                let round = work(bench, server, &queue, working, duration).await?;
+                ready = ready.saturating_sub(round.records);
+                Ok(round)
             },
         )
         .await?;
     bench.ask(server, "DELETE", &queue, "").await?;
     bench.delete(server, topic).await?;
-    let [figure] = figures;
+    let [mut figure] = figures;
+    figure.more.extend(server.resident_bytes().map(|bytes| ("memory_bytes".to_owned(), bytes as f64)));
     Ok(figure)
 }
 
-/// Makes at least so many records ready.
-async fn feed(bench: &Bench, server: &Process, records: u64, requests: &load::Requests<'_>) -> Result<(), CliError> {
+/// Makes at least so many records ready; gives how many.
+async fn feed(bench: &Bench, server: &Process, records: u64, requests: &load::Requests<'_>) -> Result<u64, CliError> {
     let load = Load { connections: 4, per_request: u64::from(FEED), rate: None, tolerant: false };
     let mut made = 0;
     while made < records {
-        made += load::round(&bench.sys, server, &load, requests, Duration::from_millis(300)).await?.records;
+        made += load::round(&bench.sys, server, &load, requests, FEED_TIME).await?.records;
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Works for a while, or until nothing is left.
 async fn work(
     bench: &Bench,
-    server: &Process,
+    target: &Process,
     queue: &str,
     working: Working,
     duration: Duration,
 ) -> Result<Round, CliError> {
-    let before = server.costs();
+    let before = target.costs();
     let start = Instant::now();
     let mut running = JoinSet::new();
     for _ in 0..working.workers {
-        let (sys, address, queue) = (bench.sys.clone(), server.address.clone(), queue.to_owned());
+        let (sys, address, queue) = (bench.sys.clone(), target.address.clone(), queue.to_owned());
         running.spawn(async move {
             let failed = |e: std::io::Error| CliError::failed(format!("{address}: {e}"));
             let mut connection = Connection::open(&sys, &address).await.map_err(failed)?;
@@ -122,8 +141,7 @@ async fn work(
                 if leases.is_empty() {
                     break;
                 }
-                let body = format!("{{\"ack\":[{}]}}", leases.join(","));
-                let settle = request(&address, "POST", &format!("{queue}/settle"), json, body.as_bytes());
+                let settle = acknowledgement(&address, &queue, &leases);
                 let messages = leases.len() as u64;
                 let status = connection.exchange(&settle, &mut answer).await.map_err(failed)?;
                 if status != 200 {
@@ -135,19 +153,25 @@ async fn work(
             Ok((count, latency, start.elapsed()))
         });
     }
-    let mut round = Round { records: 0, seconds: 0.0, latency: histogram(), costs: server.costs().since(&before) };
+    let mut round = Round { records: 0, seconds: 0.0, latency: histogram(), costs: target.costs().since(&before) };
     while let Some(done) = running.join_next().await {
         let (count, latency, took) = done.map_err(|e| CliError::failed(e.to_string()))??;
         round.records += count;
         round.latency.add(&latency).expect("all histograms have one shape");
         round.seconds = round.seconds.max(took.as_secs_f64());
     }
-    round.costs = server.costs().since(&before);
+    round.costs = target.costs().since(&before);
     Ok(round)
 }
 
+/// The request that acknowledges these.
+pub(super) fn acknowledgement(host: &str, queue: &str, leases: &[&str]) -> Vec<u8> {
+    let body = format!("{{\"ack\":[{}]}}", leases.join(","));
+    request(host, "POST", &format!("{queue}/settle"), "content-type: application/json\r\n", body.as_bytes())
+}
+
 /// The tokens of an answer, each with its quotes.
-fn leases(answer: &[u8]) -> Vec<&str> {
+pub(super) fn leases(answer: &[u8]) -> Vec<&str> {
     const FIELD: &str = "{\"lease\":";
     let text = std::str::from_utf8(answer).unwrap_or_default();
     text.match_indices(FIELD)

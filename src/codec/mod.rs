@@ -13,7 +13,7 @@ mod wire;
 pub use batch_builder::BatchBuilder;
 pub use compression::{Compression, DecompressLimit};
 pub use record_batch::{
-    BatchError, BatchHeader, BatchProducer, HEADER_BYTES, HeaderViews, ProducedRecords, RecordBatch, RecordView,
-    Records,
+    BatchError, BatchHeader, BatchProducer, HEADER_BYTES, HeaderViews, IndexedBatch, ProducedRecords, RecordBatch,
+    RecordView, Records,
 };
 pub use wire::{Frame, MEMORY_PER_BYTE, RecordBytes, Uuid, WireError};

@@ -20,8 +20,11 @@
 //! **Invariant**: a [`RecordBatch`] has a header that contradicts neither itself nor the number of bytes. Nothing is
 //! said of its CRC and records until they were asked for.
 
+mod indexed;
 #[cfg(test)]
 mod tests;
+
+pub use indexed::IndexedBatch;
 
 use super::{Compression, DecompressLimit, varint::Cursor};
 use crate::types::{Header, LeaderEpoch, Offset, ProducerEpoch, ProducerId, StoredRecord};

@@ -2,8 +2,9 @@
 //! they are committed, and fires its timers.
 //!
 //! **Invariant**: a reply is released only when everything that the state machine had decided by then is below the
-//! high watermark, so that reads never tell of what may be lost. Of one partition at most one append is under way, and
-//! nothing is stored on top of records that failed: after a failed append the state is thrown away and replayed.
+//! high watermark, so that reads never tell of what may be lost; a machine that knows that a reply tells of less says so
+//! ([`Outcome::reply_after`]). Of one partition at most one append is under way, and nothing is stored on top of records
+//! that failed: after a failed append the state is thrown away and replayed.
 //!
 //! One task a partition. While its append is being synced, commands go on being handled, and what they make is
 //! appended together next: that is the group commit. The inbox, the records in hand and the parked replies are bounded.
@@ -96,6 +97,8 @@ pub struct Outcome<S: StateMachine> {
     pub records: Vec<Record>,
     /// To send once all records so far are committed.
     pub replies: Vec<(ReplyToken, S::Reply)>,
+    /// To send once so many records are committed ([`Self::decided`]).
+    pub early: Vec<(u64, ReplyToken, S::Reply)>,
     /// Timers to set (to a monotonic time) or to cancel, in order.
     pub timers: Vec<(S::Timer, Option<Duration>)>,
     /// Records, by their place in `records`, whose offsets are wanted.
@@ -104,6 +107,10 @@ pub struct Outcome<S: StateMachine> {
     pub prune_before: Option<Offset>,
     /// Bytes of the records.
     bytes: usize,
+    /// Records since the state was loaded.
+    decided: u64,
+    /// Of them, those that are committed.
+    committed: u64,
 }
 
 impl<S: StateMachine> Default for Outcome<S> {
@@ -111,10 +118,13 @@ impl<S: StateMachine> Default for Outcome<S> {
         Self {
             records: Vec::new(),
             replies: Vec::new(),
+            early: Vec::new(),
             timers: Vec::new(),
             marks: Vec::new(),
             prune_before: None,
             bytes: 0,
+            decided: 0,
+            committed: 0,
         }
     }
 }
@@ -123,6 +133,7 @@ impl<S: StateMachine> Outcome<S> {
     /// Appends a record.
     pub fn record(&mut self, record: Record) {
         self.bytes += record.payload_bytes();
+        self.decided += 1;
         self.records.push(record);
     }
 
@@ -134,6 +145,29 @@ impl<S: StateMachine> Outcome<S> {
     /// Answers a command.
     pub fn reply(&mut self, token: ReplyToken, reply: S::Reply) {
         self.replies.push((token, reply));
+    }
+
+    /// Answers a command as soon as the first `decided` records are committed: the answer tells of no other.
+    pub fn reply_after(&mut self, decided: u64, token: ReplyToken, reply: S::Reply) {
+        self.early.push((decided, token, reply));
+    }
+
+    /// Records decided since the state was loaded, whether they are stored yet or not.
+    #[must_use]
+    pub const fn decided(&self) -> u64 {
+        self.decided
+    }
+
+    /// How many of them are committed.
+    #[must_use]
+    pub const fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// Takes what was collected; the counts go on.
+    pub(crate) fn take(&mut self) -> Self {
+        let next = Self { decided: self.decided, committed: self.committed, ..Self::default() };
+        std::mem::replace(self, next)
     }
 
     /// Sets a timer, in place of the one of this name.

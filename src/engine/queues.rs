@@ -2,6 +2,7 @@
 
 mod delivery;
 mod description;
+mod seen;
 
 use super::internal::InternalTopic;
 use super::routed::RoutedEngine;
@@ -17,6 +18,7 @@ use crate::sys::Sys;
 use crate::types::{PartitionId, StoredRecord, TopicName};
 pub use description::{BlockedKey, QueueDescription, QueuePartition};
 use parking_lot::Mutex;
+use seen::SeenRecords;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,6 +130,7 @@ pub(super) struct QueueCoordinators {
     signer: LeaseSigner,
     topic: InternalTopic,
     handles: Mutex<BTreeMap<String, Arc<QueueHandle>>>,
+    seen: SeenRecords,
 }
 
 /// A queue as its receivers on this broker share it, until it is changed, deleted or made again.
@@ -137,17 +140,43 @@ struct QueueHandle {
     definition: Arc<Definition>,
     /// Nobody is told of anything here any more.
     is_stale: AtomicBool,
-    /// Something may be ready.
+    /// Something may be ready: wakes one of those that wait.
     wake: Notify,
+    /// The same for the scout alone: a time came nearer.
+    scout: Notify,
+    /// Until when the scout sleeps, monotonic; `None`: nobody is it.
+    scout_until: Mutex<Option<Duration>>,
     /// Partitions whose log is being looked at for all.
     looking: Mutex<BTreeSet<i32>>,
+}
+
+impl QueueHandle {
+    fn new(id: u64, definition: Arc<Definition>) -> Self {
+        let (is_stale, wake, scout) = (AtomicBool::new(false), Notify::new(), Notify::new());
+        let (scout_until, looking) = (Mutex::default(), Mutex::default());
+        Self { id, definition, is_stale, wake, scout, scout_until, looking }
+    }
+
+    /// Something is due then: whoever sleeps longer must know.
+    fn time_moved(&self, next_due: Option<Duration>) {
+        if let Some(due) = next_due
+            && self.scout_until.lock().is_some_and(|until| due < until)
+        {
+            self.scout.notify_one();
+        }
+    }
+
+    /// The queue is another by now, or gone: whoever waits takes the new handle.
+    fn is_stale(&self) -> bool {
+        self.is_stale.load(Ordering::Acquire)
+    }
 }
 
 impl QueueCoordinators {
     pub(super) fn new(sys: Sys, signer: LeaseSigner) -> Self {
         let runtime = CoordinatorRuntime::new(sys, |_| QueueMachine::new());
         let topic = InternalTopic { name: STATE_TOPIC, partitions: STATE_PARTITIONS, cleanup_policy: "delete" };
-        Self { runtime, signer, topic, handles: Mutex::default() }
+        Self { runtime, signer, topic, handles: Mutex::default(), seen: SeenRecords::default() }
     }
 
     /// Takes over what the metadata says.
@@ -195,10 +224,7 @@ impl RoutedEngine {
         }
         match self.ask_queue(name, QueueCommand::Find(name.to_owned())).await? {
             QueueReply::Found(id, definition) => {
-                let new = || {
-                    let (is_stale, wake, looking) = (AtomicBool::new(false), Notify::new(), Mutex::default());
-                    Arc::new(QueueHandle { id, definition, is_stale, wake, looking })
-                };
+                let new = || Arc::new(QueueHandle::new(id, definition));
                 Ok(self.queues.handles.lock().entry(name.to_owned()).or_insert_with(new).clone())
             }
             other => Err(unexpected(&other)),
@@ -262,8 +288,11 @@ impl RoutedEngine {
         let command = QueueCommand::Settle { queue: name.to_owned(), settlements: parsed };
         match self.ask_queue(name, command).await? {
             QueueReply::Settled(outcomes, wake) => {
-                if wake && let Some(handle) = self.queues.handles.lock().get(name) {
-                    handle.wake.notify_waiters();
+                if let Some(handle) = self.queues.handles.lock().get(name) {
+                    handle.time_moved(wake.next_due);
+                    if wake.ready {
+                        handle.wake.notify_one();
+                    }
                 }
                 Ok(outcomes)
             }
@@ -335,7 +364,7 @@ impl Queues for RoutedEngine {
             match self.ask_queue(&name, command).await? {
                 QueueReply::Ended(count) => {
                     if let Some(handle) = self.queues.handles.lock().get(&name) {
-                        handle.wake.notify_waiters();
+                        handle.wake.notify_one();
                     }
                     Ok(count)
                 }

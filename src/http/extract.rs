@@ -10,6 +10,7 @@ use crate::types::{
     validate_name,
 };
 use axum::{
+    body::Body,
     extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
     http::{HeaderMap, header, request::Parts},
 };
@@ -199,6 +200,16 @@ impl<T: DeserializeOwned> FromRequest<AppState> for JsonBody<T> {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         let (parts, incoming) = request.into_parts();
+        Self::read(&parts, incoming, state).await
+    }
+}
+
+impl<T: DeserializeOwned> JsonBody<T> {
+    /// The same of a request whose head and body are apart.
+    ///
+    /// # Errors
+    /// [`Problem`]: a parameter, no JSON, or none that can be taken.
+    pub async fn read(parts: &Parts, incoming: Body, state: &AppState) -> Result<Self, Problem> {
         if let Some(name) = parts.uri.query().and_then(|query| query.split(['=', '&']).next()).filter(|n| !n.is_empty())
         {
             let detail = format!("unknown parameter '{name}'; what can be said here is said in the JSON body");

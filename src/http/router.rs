@@ -5,7 +5,7 @@
 
 use super::{
     AppState, api, assets,
-    extract::{Parameters, TopicPath},
+    extract::{JsonBody, Parameters, QueuePath, TopicPath},
     openapi, problem,
     problem::Problem,
     security, trace,
@@ -141,6 +141,8 @@ struct Route {
 enum Hot {
     PublishEvent,
     ProduceRecords,
+    ReceiveMessages,
+    SettleMessages,
 }
 
 /// A route's handles of metrics, so that no request looks them up.
@@ -158,6 +160,8 @@ impl Route {
         let hot = match pattern {
             "/v1/topics/{topic}/events" => Some(Hot::PublishEvent),
             "/v1/topics/{topic}/records" => Some(Hot::ProduceRecords),
+            "/v1/queues/{queue}/receive" => Some(Hot::ReceiveMessages),
+            "/v1/queues/{queue}/settle" => Some(Hot::SettleMessages),
             _ => None,
         };
         Self { pattern: intern(pattern), hot, meters: Default::default() }
@@ -204,7 +208,10 @@ impl Door {
         let begun = app.sys.clock.monotonic();
         let (parts, body) = request.into_parts();
         let (route, hot) = match table.at(parts.uri.path()) {
-            Ok(found) => (found.value, hot(found.value, found.params.get("topic"), &parts)),
+            Ok(found) => {
+                let named = found.params.get("topic").or_else(|| found.params.get("queue"));
+                (found.value, hot(found.value, named, &parts))
+            }
             Err(_) => (other, None),
         };
         let method = method_number(&parts.method);
@@ -260,8 +267,8 @@ impl Door {
                 may_leave_a_rest &= !throw_away(body).await;
                 finish(self.turn_away().into_response())
             }
-            Some((hot, topic)) => {
-                let answered = hot.call(app.clone(), topic, parts, body).await;
+            Some((hot, name)) => {
+                let answered = hot.call(app.clone(), name, parts, body).await;
                 finish(answered.unwrap_or_else(Problem::into_response))
             }
             None => {
@@ -312,23 +319,34 @@ async fn throw_away(mut body: Body) -> bool {
 }
 
 /// Whether a request can be handled straight: what its path names is plain, and no answer of it is to be compressed.
-fn hot(route: &Route, topic: Option<&str>, parts: &Parts) -> Option<(Hot, TopicName)> {
+fn hot(route: &Route, named: Option<&str>, parts: &Parts) -> Option<(Hot, TopicName)> {
     let hot = route.hot.filter(|_| parts.method == Method::POST)?;
-    let compressed = matches!(hot, Hot::ProduceRecords) && parts.headers.contains_key(header::ACCEPT_ENCODING);
-    // A name that is refused, or written with escapes, goes the usual way, to the usual refusal.
-    Some((hot, TopicName::new(topic.filter(|_| !compressed)?).ok()?))
+    let compressed = !matches!(hot, Hot::PublishEvent) && parts.headers.contains_key(header::ACCEPT_ENCODING);
+    // A name that is refused, or written with escapes, goes the usual way, to the usual refusal. One rule holds for the
+    // names of topics and queues.
+    Some((hot, TopicName::new(named.filter(|_| !compressed)?).ok()?))
 }
 
 impl Hot {
-    async fn call(self, app: AppState, topic: TopicName, mut parts: Parts, body: Body) -> Result<Response, Problem> {
+    async fn call(self, app: AppState, name: TopicName, mut parts: Parts, body: Body) -> Result<Response, Problem> {
         match self {
             Self::PublishEvent => {
                 let parameters = Parameters::from_request_parts(&mut parts, &app).await?;
-                api::events::publish_event(State(app), TopicPath(topic), parameters, parts.headers, body).await
+                api::events::publish_event(State(app), TopicPath(name), parameters, parts.headers, body).await
             }
             Self::ProduceRecords => {
                 let parameters = Parameters::from_request_parts(&mut parts, &app).await?;
-                api::records_post::produce_records(State(app), TopicPath(topic), parameters, parts.headers, body).await
+                api::records_post::produce_records(State(app), TopicPath(name), parameters, parts.headers, body).await
+            }
+            Self::ReceiveMessages => {
+                let wanted = JsonBody::read(&parts, body, &app).await?;
+                let queue = QueuePath(name.to_string());
+                api::queues_receive::receive_messages(State(app), queue, parts.headers, wanted).await
+            }
+            Self::SettleMessages => {
+                let settle = JsonBody::read(&parts, body, &app).await?;
+                let queue = QueuePath(name.to_string());
+                Ok(api::queues_settle::settle_messages(State(app), queue, settle).await?.into_response())
             }
         }
     }

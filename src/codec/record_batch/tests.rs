@@ -391,6 +391,15 @@ fn walk(bytes: Vec<u8>) {
             let offsets: Vec<_> = records.iter().flatten().map(|record| record.offset).collect();
             assert!(offsets.windows(2).all(|pair| pair[0] < pair[1]));
             assert!(offsets.iter().all(|offset| *offset <= batch.header().last_offset()));
+            match IndexedBatch::new(&batch, limit, |_| ()) {
+                Err(_) => assert!(records.iter().any(Result::is_err)),
+                Ok(index) => {
+                    let found = offsets.iter().map(|offset| index.get(*offset));
+                    assert!(found.eq(records.into_iter().map(Result::ok)), "each is found as the walk gives it");
+                    assert_eq!(index.next_offset(), batch.header().next_offset());
+                    assert_eq!(index.get(batch.header().next_offset()), None);
+                }
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! ranges: the acknowledgement of a hundred records that were received together takes about ten bytes.
 
 use super::durable::MAX_REASON;
+use std::sync::Arc;
 
 /// What a consumer said of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +79,7 @@ pub enum Change {
         /// When, Unix ms.
         at_ms: i64,
         /// Why, for people.
-        reason: Box<str>,
+        reason: Arc<str>,
         /// Hash of its key.
         key: Option<u64>,
         /// Under which lease, if under one.
@@ -281,7 +282,7 @@ fn take_key(bytes: &mut &[u8]) -> Result<Option<u64>, DeltaError> {
     }
 }
 
-fn take_reason(bytes: &mut &[u8]) -> Result<Box<str>, DeltaError> {
+fn take_reason(bytes: &mut &[u8]) -> Result<Arc<str>, DeltaError> {
     let length = usize::try_from(take(bytes)?).ok().filter(|n| *n <= MAX_REASON).ok_or(DeltaError::Damaged)?;
     let text = bytes.split_off(..length).ok_or(DeltaError::Damaged)?;
     std::str::from_utf8(text).map(Into::into).map_err(|_| DeltaError::Damaged)

@@ -6,9 +6,11 @@
 //! Replay builds it, [`super::SharePartition`] begins from it, and a snapshot is its bytes.
 
 use super::change::{self, By, Cause, Change, Delta, DeltaError};
+use super::chunked::ByOffset;
 use super::history::History;
 use super::share_partition::Totals;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Bytes of a reason at most; what is longer is cut.
 pub(super) const MAX_REASON: usize = 256;
@@ -27,7 +29,7 @@ pub struct GivenUp {
     /// When, Unix ms.
     pub at_ms: i64,
     /// Why, for people.
-    pub reason: Box<str>,
+    pub reason: Arc<str>,
 }
 
 /// A record below the start that is not settled.
@@ -130,7 +132,7 @@ pub struct DurablePartition {
     /// Below `start`.
     pub(super) held: BTreeMap<i64, HeldRecord>,
     /// For each that was given up, in `known` or `held`.
-    pub(super) given_up: BTreeMap<i64, GivenUp>,
+    pub(super) given_up: ByOffset<GivenUp>,
     pub(super) history: History,
     pub(super) totals: Totals,
 }
@@ -143,7 +145,7 @@ impl DurablePartition {
             start,
             known: Ranges::default(),
             held: BTreeMap::new(),
-            given_up: BTreeMap::new(),
+            given_up: ByOffset::default(),
             history: History::default(),
             totals: Totals::default(),
         }
@@ -197,8 +199,8 @@ impl DurablePartition {
     }
 
     fn set(&mut self, from: i64, to: i64, state: State) {
-        let gone: Vec<_> = self.given_up.range(from..to).map(|(offset, _)| *offset).collect();
-        gone.iter().for_each(|offset| drop(self.given_up.remove(offset)));
+        let gone: Vec<i64> = self.given_up.from(from).map(|(offset, _)| offset).take_while(|o| *o < to).collect();
+        gone.iter().for_each(|offset| drop(self.given_up.remove(*offset)));
         let held: Vec<_> = self.held.range(from..to).map(|(offset, _)| *offset).collect();
         for offset in held {
             if state == State::Settled {
@@ -247,7 +249,7 @@ impl DurablePartition {
                 Change::Waiting { from, to, deliveries, not_before_ms, by: None }
             }
             State::GivenUp { parked, deliveries, key } => {
-                let (at_ms, reason) = self.given_up.get(&from).map_or((0, "".into()), |g| (g.at_ms, g.reason.clone()));
+                let (at_ms, reason) = self.given_up.get(from).map_or((0, "".into()), |g| (g.at_ms, g.reason.clone()));
                 Change::GivenUp { offset: from, parked, deliveries, at_ms, reason, key, by: None }
             }
         }

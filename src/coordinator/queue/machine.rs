@@ -6,9 +6,14 @@
 //!
 //! The log is never compacted. Each partition's state is written whole after some hundred deltas, and what lies below
 //! the oldest that still counts is pruned; what is idle is written again when the log has gone far past it.
+//!
+//! **A receive's answer does not wait for what others have just settled**: it tells of leases, which are not stored anyway.
+//! It waits for the ownership's epoch and for the queue itself; and a record with a key waits until the settlement of the
+//! one before it is stored, so that a crash never brings that one back after a later one was delivered.
 
 mod commands;
 mod journal;
+mod released;
 #[cfg(test)]
 mod tests;
 
@@ -19,12 +24,14 @@ use super::record::{self, Entry};
 use super::share_partition::SharePartition;
 use crate::coordinator::{Now, Outcome, ReplyToken, StateMachine};
 use crate::types::{Offset, StoredRecord};
+use commands::Answer;
 pub use commands::{
     GivenUpAt, GivenUpFilter, Leased, Offer, PartitionState, QueueCommand, QueueRefusal, QueueReply, QueueState,
-    Received, Want,
+    Received, Wake, Want,
 };
 use journal::Journal;
 pub use journal::SnapshotMark;
+use released::Released;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -58,6 +65,16 @@ struct Queue {
     receives: Receives,
     /// The partition that the next receive begins with, so that all get their turn.
     next: i32,
+    /// Records decided when it last began: the ownership's epoch, the queue itself, a partition. No lease without them.
+    since: u64,
+    released: Released,
+}
+
+impl Queue {
+    fn new(id: u64, definition: Definition, since: u64) -> Self {
+        let (partitions, receives, released) = (BTreeMap::new(), Receives::default(), Released::default());
+        Self { id, definition: Arc::new(definition), partitions, receives, next: 0, since, released }
+    }
 }
 
 impl QueueMachine {
@@ -134,8 +151,7 @@ impl StateMachine for QueueMachine {
         self.journal.write_epoch(self.epoch, out);
         let replayed = std::mem::take(&mut self.replayed);
         for (id, (name, definition)) in replayed.definitions {
-            let (partitions, receives) = (BTreeMap::new(), Receives::default());
-            self.queues.insert(name, Queue { id, definition: Arc::new(definition), partitions, receives, next: 0 });
+            self.queues.insert(name, Queue::new(id, definition, out.decided()));
         }
         let names: BTreeMap<u64, String> = self.queues.iter().map(|(name, queue)| (queue.id, name.clone())).collect();
         for ((id, partition), durable) in replayed.partitions {
@@ -147,8 +163,11 @@ impl StateMachine for QueueMachine {
     }
 
     fn handle(&mut self, command: QueueCommand, reply: ReplyToken, now: Now, out: &mut Outcome<Self>) {
-        let answer = self.execute(command, now, out);
-        out.reply(reply, answer);
+        let Answer { answer, after } = self.execute(command, now, out);
+        match after {
+            Some(decided) => out.reply_after(decided, reply, answer),
+            None => out.reply(reply, answer),
+        }
     }
 
     fn timer(&mut self, (): (), _now: Now, _out: &mut Outcome<Self>) {}

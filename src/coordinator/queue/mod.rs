@@ -9,7 +9,9 @@
 //! committed.
 
 mod change;
+mod chunked;
 mod definition;
+mod due_blocks;
 mod durable;
 mod history;
 mod lease;
@@ -18,7 +20,6 @@ mod receives;
 mod record;
 mod settings;
 mod share_partition;
-mod timer_wheel;
 
 pub use change::{By, Cause, Change, Delta, DeltaError, Verdict};
 pub use definition::{Definition, QueueStart};
@@ -26,7 +27,7 @@ pub use durable::{DurablePartition, GivenUp};
 pub use lease::{InvalidLease, LeaseRef, LeaseSigner};
 pub use machine::{
     GivenUpAt, GivenUpFilter, Leased, Offer, PartitionState, QueueCommand, QueueMachine, QueueRefusal, QueueReply,
-    QueueState, Received, STATE_TOPIC, SnapshotMark, Want,
+    QueueState, Received, STATE_TOPIC, SnapshotMark, Wake, Want,
 };
 pub use receives::ReceiveTag;
 pub use settings::{Backoff, MAX_DELIVERIES, MAX_WINDOW, OnExhausted, PartitionSettings};

@@ -10,33 +10,42 @@
 //! - A record is in the heap at most once, and only while it is ready; ready ones at or above `fresh` are not in it.
 //! - Every settlement, expiry and step over `start` is in the next delta, and replaying the deltas gives what
 //!   [`SharePartition::durable`] says. Leases are not in it: who begins from it finds them ready, with the count from before.
-//! - At most `window` slots, and about `max_held` held records; what is over costs memory while it is there only.
+//! - At most `window` slots of 24 bytes, and about `max_held` held records of 32; a record takes eight more while it is ready,
+//!   holds its key or waits for it, and what is over costs memory while it is there only.
 //!
 //! Receiving k records costs O(k + r log r) with r of them redelivered; ack, nack and extend are O(1) where nobody waits
 //! for the key. Whoever calls holds it exclusively, and calls [`SharePartition::tick`] first.
 
 mod acquire;
+mod keys;
+#[cfg(test)]
+mod memory_tests;
 mod settle;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 use super::change::{By, Cause, Change, Delta};
+use super::chunked::{ByOffset, Chunked, Place};
+use super::due_blocks::{self, DueBlocks};
 use super::durable::{DurablePartition, GivenUp, HeldRecord, Ranges, State as Durable};
 use super::history::History;
 use super::settings::{OnExhausted, PartitionSettings};
-use super::timer_wheel::{NONE, TimerWheel};
 use crate::coordinator::Now;
-#[cfg(feature = "sabotage")]
-use crate::coordinator::sabotage;
 pub use acquire::{Acquired, Offered};
 pub use settle::{Outcome, Settlement};
 pub use stats::{BlockedBy, Counts, GivenUpRecord, HolderState, Totals};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use timing::{NotBefore, Timing};
 
-/// How long a wait until a given Unix time goes without looking at the clock again, which may have jumped.
-const LOOK_AGAIN_MS: i64 = 5_000;
+/// Reasons for giving up that are shared by all that have them.
+const REASONS: usize = 16;
+/// Slots of a window that is not worth giving memory back.
+const SMALL_WINDOW: usize = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -75,31 +84,7 @@ impl Slot {
 #[derive(Debug, Clone, Copy)]
 struct Held {
     slot: Slot,
-    timer: u32,
-}
-
-/// Until when a record is not to be delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct NotBefore {
-    /// Unix ms: what survives.
-    wall_ms: i64,
-    /// The same on the monotonic clock, where it began under this ownership as a delay and not as a time.
-    monotonic_ms: Option<i64>,
-}
-
-impl NotBefore {
-    fn is_over(&self, now: Now) -> bool {
-        match self.monotonic_ms {
-            Some(due) => now.monotonic_ms() >= due,
-            None => now.wall_ms >= self.wall_ms,
-        }
-    }
-
-    /// When to look, on the monotonic clock.
-    fn look_at(&self, now: Now) -> i64 {
-        let left = self.wall_ms.saturating_sub(now.wall_ms).clamp(0, LOOK_AGAIN_MS);
-        self.monotonic_ms.unwrap_or(now.monotonic_ms() + left)
-    }
+    timing: Timing,
 }
 
 /// The live state.
@@ -111,22 +96,26 @@ pub struct SharePartition {
     start: i64,
     /// The window, from `start`.
     slots: VecDeque<Slot>,
-    /// The timer of each slot.
-    timers: VecDeque<u32>,
+    /// Of each slot; it counts while that is leased or delayed.
+    timings: VecDeque<Timing>,
     /// Slots from here on were never offered to a consumer under this ownership.
     fresh: i64,
     /// Ready offsets below `fresh`, the lowest first; one that is not ready any more is passed over.
     ready: BinaryHeap<Reverse<i64>>,
-    held: BTreeMap<i64, Held>,
-    /// The record that holds a key.
-    holders: BTreeMap<u64, i64>,
-    /// Records behind a holder.
-    waiters: BTreeSet<(u64, i64)>,
-    not_before: BTreeMap<i64, NotBefore>,
-    given_up: BTreeMap<i64, GivenUp>,
+    held: ByOffset<Held>,
+    /// The records that hold a key, in the order of their keys, which lie in their slots.
+    holders: Chunked<i64>,
+    /// Parked ones that were not looked at again yet, by key.
+    parked_ahead: BTreeMap<u64, i64>,
+    /// Records behind a holder, in the order of their keys and offsets.
+    waiters: Chunked<i64>,
+    not_before: ByOffset<NotBefore>,
+    given_up: ByOffset<GivenUp>,
     /// What the log said of offsets that were not looked at again yet.
     known: Ranges,
-    wheel: TimerWheel,
+    due: DueBlocks,
+    /// The last tick.
+    ticked: Now,
     history: History,
     counts: [u64; 6],
     totals: Totals,
@@ -134,6 +123,10 @@ pub struct SharePartition {
     log_start: i64,
     /// For the next delta.
     changes: Vec<Change>,
+    /// Keys that became free with it.
+    released: Vec<u64>,
+    /// Reasons of late.
+    reasons: VecDeque<Arc<str>>,
 }
 
 impl SharePartition {
@@ -147,21 +140,25 @@ impl SharePartition {
             generation: 0,
             start,
             slots: VecDeque::new(),
-            timers: VecDeque::new(),
+            timings: VecDeque::new(),
             fresh: start,
             ready: BinaryHeap::new(),
-            held: BTreeMap::new(),
-            holders: BTreeMap::new(),
-            waiters: BTreeSet::new(),
-            not_before: BTreeMap::new(),
+            held: ByOffset::default(),
+            holders: Chunked::default(),
+            parked_ahead: BTreeMap::new(),
+            waiters: Chunked::default(),
+            not_before: ByOffset::default(),
             given_up,
             known,
-            wheel: TimerWheel::default(),
+            due: DueBlocks::default(),
+            ticked: Now { monotonic: Duration::ZERO, wall_ms: 0 },
             history,
             counts: [0; 6],
             totals,
             log_start: 0,
             changes: Vec::new(),
+            released: Vec::new(),
+            reasons: VecDeque::new(),
         };
         for (offset, HeldRecord { state, key }) in held {
             let slot = partition.slot_of(offset, state, key);
@@ -169,12 +166,12 @@ impl SharePartition {
             if slot.state == State::Ready {
                 partition.ready.push(Reverse(offset));
             }
-            partition.held.insert(offset, Held { slot, timer: NONE });
+            partition.hold(offset, slot, Timing::default());
         }
         // Before any record of their key is looked at.
         for (offset, _, state) in partition.known.iter() {
             if let Durable::GivenUp { parked: true, key: Some(key), .. } = state {
-                partition.holders.insert(key, offset);
+                partition.parked_ahead.insert(key, offset);
             }
         }
         partition
@@ -199,17 +196,31 @@ impl SharePartition {
         Some(Delta { epoch: self.epoch, start: self.start, changes: std::mem::take(&mut self.changes) })
     }
 
+    /// Keys that became free with the last delta, some of them perhaps twice: their next records are to be told of only
+    /// once that is stored.
+    pub fn take_released(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.released)
+    }
+
+    /// The hash of a record's key, if it has one, order is by key, and it was looked at.
+    #[must_use]
+    pub fn key(&self, offset: i64) -> Option<u64> {
+        self.slot(offset).and_then(Slot::key)
+    }
+
     /// What a crash right now, with every delta so far committed, would leave.
     #[must_use]
     pub fn durable(&self) -> DurablePartition {
         let mut durable = DurablePartition::new(self.start);
         let mut changes = Vec::new();
-        for (&offset, held) in &self.held {
+        for (offset, held) in self.held.iter() {
             changes.push(Change::Held { offset, key: held.slot.key() });
             changes.extend(self.durable_change(offset, &held.slot));
         }
         for (offset, slot) in (self.start..).zip(&self.slots) {
-            changes.extend(self.durable_change(offset, slot));
+            if let Some(change) = self.durable_change(offset, slot) {
+                add(&mut changes, change);
+            }
         }
         durable.apply(&Delta { epoch: 0, start: self.start, changes });
         self.known.iter().for_each(|(from, to, state)| durable.known.set(from, to, state));
@@ -224,57 +235,16 @@ impl SharePartition {
         match slot.state {
             State::Settled => Some(Change::Settled { from, to, cause: Cause::Acked, by: None }),
             State::Parked | State::Dead => {
-                let (at_ms, reason) =
-                    self.given_up.get(&offset).map_or((0, "".into()), |g| (g.at_ms, g.reason.clone()));
+                let (at_ms, reason) = self.given_up.get(offset).map_or((0, "".into()), |g| (g.at_ms, g.reason.clone()));
                 let (parked, deliveries, key) = (slot.state == State::Parked, slot.deliveries, slot.key());
                 Some(Change::GivenUp { offset, parked, deliveries, at_ms, reason, key, by: None })
             }
             state => {
                 // A lease's delivery counts once it is over.
                 let deliveries = slot.deliveries - u16::from(state == State::Leased);
-                let not_before_ms = self.not_before.get(&offset).map_or(0, |n| n.wall_ms);
+                let not_before_ms = self.not_before.get(offset).map_or(0, NotBefore::wall_ms);
                 let default = deliveries == 0 && not_before_ms == 0;
                 (!default).then_some(Change::Waiting { from, to, deliveries, not_before_ms, by: None })
-            }
-        }
-    }
-
-    /// Lets time pass: leases that ran out are over, delays that ended too.
-    pub fn tick(&mut self, now: Now) {
-        let mut due = Vec::new();
-        self.wheel.due(now.monotonic_ms(), &mut due);
-        for offset in due {
-            let Some(slot) = self.slot(offset).copied() else { continue };
-            match slot.state {
-                #[cfg(feature = "sabotage")]
-                State::Leased if sabotage::is_on(&sabotage::LEASES_STAY) => self.stop_timer(offset),
-                State::Leased => {
-                    self.stop_timer(offset);
-                    self.give_back_or_up(offset, 0, "its lease ran out", None, now);
-                }
-                State::Delayed => self.end_delay(offset, now),
-                _ => self.stop_timer(offset),
-            }
-        }
-        self.advance();
-    }
-
-    /// A moment of the monotonic clock before which [`Self::tick`] has nothing to do.
-    #[must_use]
-    pub fn next_due_ms(&self) -> Option<i64> {
-        self.wheel.next_due_ms()
-    }
-
-    fn end_delay(&mut self, offset: i64, now: Now) {
-        match self.not_before.get(&offset) {
-            Some(wait) if !wait.is_over(now) => {
-                let timer = self.timer(offset);
-                self.wheel.postpone(timer, wait.look_at(now));
-            }
-            _ => {
-                self.stop_timer(offset);
-                self.make_ready(offset);
-                self.release_key(offset);
             }
         }
     }
@@ -287,40 +257,19 @@ impl SharePartition {
 
     fn slot(&self, offset: i64) -> Option<&Slot> {
         if offset < self.start {
-            return self.held.get(&offset).map(|held| &held.slot);
+            return self.held.get(offset).map(|held| &held.slot);
         }
         self.slots.get(usize::try_from(offset - self.start).ok()?)
     }
 
     fn slot_mut(&mut self, offset: i64) -> Option<&mut Slot> {
         if offset < self.start {
-            return self.held.get_mut(&offset).map(|held| &mut held.slot);
+            return self.held.get_mut(offset).map(|held| &mut held.slot);
         }
         self.slots.get_mut(usize::try_from(offset - self.start).ok()?)
     }
 
-    fn timer(&self, offset: i64) -> u32 {
-        if offset < self.start {
-            return self.held.get(&offset).map_or(NONE, |held| held.timer);
-        }
-        usize::try_from(offset - self.start).ok().and_then(|i| self.timers.get(i).copied()).unwrap_or(NONE)
-    }
-
-    fn set_timer(&mut self, offset: i64, timer: u32) {
-        let place = if offset < self.start {
-            self.held.get_mut(&offset).map(|held| &mut held.timer)
-        } else {
-            usize::try_from(offset - self.start).ok().and_then(|i| self.timers.get_mut(i))
-        };
-        if let Some(place) = place {
-            *place = timer;
-        }
-    }
-
-    fn stop_timer(&mut self, offset: i64) {
-        self.wheel.remove(self.timer(offset));
-        self.set_timer(offset, NONE);
-    }
+    // ---- states -----------------------------------------------------------------------------------------------------
 
     fn count(&mut self, state: State, up: bool) {
         if state != State::Settled {
@@ -335,7 +284,8 @@ impl SharePartition {
         self.count(before, false);
         self.count(state, true);
         if state == State::Settled && offset < self.start {
-            self.held.remove(&offset);
+            self.held.remove(offset);
+            self.forget_if_empty(due_blocks::block_of(offset));
         }
     }
 
@@ -347,17 +297,20 @@ impl SharePartition {
             Durable::Settled => slot,
             Durable::Waiting { deliveries, not_before_ms } => {
                 if not_before_ms > 0 {
-                    self.not_before.insert(offset, NotBefore { wall_ms: not_before_ms, monotonic_ms: None });
+                    self.not_before.insert(offset, NotBefore::Wall(not_before_ms));
                 }
                 Slot { state: State::Ready, deliveries, ..slot }
             }
             Durable::GivenUp { parked, deliveries, .. } => {
-                if parked && let Some(key) = key {
-                    self.holders.insert(key, offset);
-                }
                 Slot { state: if parked { State::Parked } else { State::Dead }, deliveries, ..slot }
             }
         }
+    }
+
+    /// A record goes below the window, or is found there.
+    fn hold(&mut self, offset: i64, slot: Slot, timing: Timing) {
+        self.held.insert(offset, Held { slot, timing });
+        self.note_parked(offset, slot);
     }
 
     // ---- what waits -------------------------------------------------------------------------------------------------
@@ -366,27 +319,6 @@ impl SharePartition {
     fn make_ready(&mut self, offset: i64) {
         self.set_state(offset, State::Ready);
         self.ready.push(Reverse(offset));
-    }
-
-    /// Its key is free: the first that waits behind it is ready.
-    fn release_key(&mut self, offset: i64) {
-        let Some(key) = self.slot(offset).and_then(Slot::key) else { return };
-        self.release(key, offset);
-    }
-
-    fn release(&mut self, key: u64, offset: i64) {
-        match self.holders.get(&key) {
-            Some(&holder) if holder != offset => return,
-            Some(_) => {
-                self.holders.remove(&key);
-            }
-            // It was ready, and the next behind it.
-            None => {}
-        }
-        if let Some(&(_, next)) = self.waiters.range((key, i64::MIN)..=(key, i64::MAX)).next() {
-            self.waiters.remove(&(key, next));
-            self.make_ready(next);
-        }
     }
 
     /// After a delivery that did not succeed: ready again after the delay, or given up.
@@ -409,10 +341,10 @@ impl SharePartition {
             let due = now.monotonic_ms().saturating_add(delay_ms);
             // 0 would be: at once.
             not_before_ms = now.wall_ms.saturating_add(delay_ms).max(1);
-            self.not_before.insert(offset, NotBefore { wall_ms: not_before_ms, monotonic_ms: Some(due) });
+            self.not_before.insert(offset, NotBefore::Delay(not_before_ms));
             self.delay(offset, due, now);
         } else {
-            self.not_before.remove(&offset);
+            self.not_before.remove(offset);
             self.make_ready(offset);
             self.release_key(offset);
         }
@@ -422,10 +354,9 @@ impl SharePartition {
     /// It holds its key until its time comes.
     fn delay(&mut self, offset: i64, look_at_ms: i64, now: Now) {
         self.set_state(offset, State::Delayed);
-        let timer = self.wheel.insert(offset, look_at_ms, now.wall_ms);
-        self.set_timer(offset, timer);
-        if let Some(key) = self.slot(offset).and_then(Slot::key) {
-            self.holders.insert(key, offset);
+        self.start_timer(offset, look_at_ms, now);
+        if let Some(key) = self.key(offset) {
+            self.set_holder(key, offset);
         }
     }
 
@@ -436,9 +367,9 @@ impl SharePartition {
             OnExhausted::ParkKey => slot.keyed,
             OnExhausted::Dead => false,
         };
-        self.not_before.remove(&offset);
-        let reason = cut(reason, super::durable::MAX_REASON);
-        let given_up = GivenUp { at_ms: now.wall_ms, reason: reason.into() };
+        self.not_before.remove(offset);
+        let reason = self.shared_reason(cut(reason, super::durable::MAX_REASON));
+        let given_up = GivenUp { at_ms: now.wall_ms, reason };
         self.note(Change::GivenUp {
             offset,
             parked,
@@ -455,19 +386,31 @@ impl SharePartition {
         }
     }
 
+    /// Most are given up for one of a few reasons, which need not be kept once for each.
+    fn shared_reason(&mut self, reason: &str) -> Arc<str> {
+        if let Some(known) = self.reasons.iter().find(|known| ***known == *reason) {
+            return known.clone();
+        }
+        let new: Arc<str> = reason.into();
+        if self.reasons.len() >= REASONS {
+            self.reasons.pop_front();
+        }
+        self.reasons.push_back(new.clone());
+        new
+    }
+
     /// Nothing more is to be done about it.
     fn settle(&mut self, offset: i64, cause: Cause, by: Option<By>) {
         self.totals.add(cause, 1);
         self.note(Change::Settled { from: offset, to: offset + 1, cause, by });
-        self.stop_timer(offset);
-        self.not_before.remove(&offset);
-        self.given_up.remove(&offset);
-        let key = self.slot(offset).and_then(Slot::key);
-        self.set_state(offset, State::Settled);
-        if let Some(key) = key {
-            self.waiters.remove(&(key, offset));
+        self.not_before.remove(offset);
+        self.given_up.remove(offset);
+        // As long as its key can be seen.
+        if let Some(key) = self.key(offset) {
+            self.remove_waiter(key, offset);
             self.release(key, offset);
         }
+        self.set_state(offset, State::Settled);
     }
 
     /// Adds to the next delta, and to the history; neighbours become one range.
@@ -482,18 +425,7 @@ impl SharePartition {
         if let Some((by, from, to)) = by {
             self.history.add(self.epoch, by, from, to);
         }
-        match (self.changes.last_mut(), &change) {
-            (Some(Change::Settled { to: end, cause: c, by: b, .. }), Change::Settled { from, to, cause, by })
-                if end == from && c == cause && b == by =>
-            {
-                *end = *to
-            }
-            (
-                Some(Change::Waiting { to: end, deliveries: d, not_before_ms: n, by: b, .. }),
-                Change::Waiting { from, to, deliveries, not_before_ms, by },
-            ) if end == from && d == deliveries && n == not_before_ms && b == by => *end = *to,
-            _ => self.changes.push(change),
-        }
+        add(&mut self.changes, change);
     }
 
     // ---- the window -------------------------------------------------------------------------------------------------
@@ -526,26 +458,50 @@ impl SharePartition {
     }
 
     fn hold_front(&mut self, front: Slot) {
-        let timer = self.timers.front().copied().unwrap_or(NONE);
+        let timing = self.timings.front().copied().unwrap_or_default();
         self.note_held(self.start, &front);
-        self.held.insert(self.start, Held { slot: front, timer });
+        self.held.insert(self.start, Held { slot: front, timing });
     }
 
     fn note_held(&mut self, offset: i64, slot: &Slot) {
         self.note(Change::Held { offset, key: slot.key() });
         // A time that the record itself names is not known from a delta yet.
-        if let Some(wait) = self.not_before.get(&offset)
-            && wait.monotonic_ms.is_none()
-        {
-            let (deliveries, not_before_ms) = (slot.deliveries - u16::from(slot.state == State::Leased), wait.wall_ms);
+        if let Some(NotBefore::Wall(not_before_ms)) = self.not_before.get(offset).copied() {
+            let deliveries = slot.deliveries - u16::from(slot.state == State::Leased);
             self.note(Change::Waiting { from: offset, to: offset + 1, deliveries, not_before_ms, by: None });
         }
     }
 
     fn drop_front(&mut self) {
         self.slots.pop_front();
-        self.timers.pop_front();
+        self.timings.pop_front();
         self.start += 1;
+        let block = due_blocks::block_of(self.start - 1);
+        if block != due_blocks::block_of(self.start) {
+            self.forget_if_empty(block);
+        }
+        let len = self.slots.len();
+        if self.slots.capacity() > SMALL_WINDOW && len * 2 < self.slots.capacity() {
+            // Whatever a peak needed goes back.
+            self.slots.shrink_to(len + len / 4);
+            self.timings.shrink_to(len + len / 4);
+        }
+    }
+}
+
+/// Adds to changes; neighbours become one range.
+fn add(changes: &mut Vec<Change>, change: Change) {
+    match (changes.last_mut(), &change) {
+        (Some(Change::Settled { to: end, cause: c, by: b, .. }), Change::Settled { from, to, cause, by })
+            if end == from && c == cause && b == by =>
+        {
+            *end = *to
+        }
+        (
+            Some(Change::Waiting { to: end, deliveries: d, not_before_ms: n, by: b, .. }),
+            Change::Waiting { from, to, deliveries, not_before_ms, by },
+        ) if end == from && d == deliveries && n == not_before_ms && b == by => *end = *to,
+        _ => changes.push(change),
     }
 }
 

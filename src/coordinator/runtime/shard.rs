@@ -48,6 +48,8 @@ struct Flight<S: StateMachine> {
     append: BoxFuture<'static, Result<AppendOutcome, LogError>>,
     /// The rest of the outcome whose records it carries.
     rest: Outcome<S>,
+    /// Records decided up to its last.
+    decided: u64,
 }
 
 /// Why serving ended.
@@ -228,13 +230,14 @@ impl<'a, S: StateMachine> Serving<'a, S> {
         }
     }
 
-    /// Begins the next append if none is under way; where there is nothing to append, releases what waits.
+    /// Begins the next append if none is under way; releases what waits for nothing, or no longer.
     fn settle(&mut self) -> Result<(), ReplicationError> {
         self.take_timers();
+        self.release_early();
         if self.flight.is_some() {
             return Ok(());
         }
-        let mut rest = std::mem::take(&mut self.pending);
+        let mut rest = self.pending.take();
         if rest.records.is_empty() {
             self.release(rest);
             return Ok(());
@@ -247,14 +250,36 @@ impl<'a, S: StateMachine> Serving<'a, S> {
         let records = std::mem::take(&mut rest.records);
         let append = AppendRecords { records, idempotency: None, hold: None };
         let append = Box::pin(self.partition.load().append_records(append)?);
-        self.flight = Some(Flight { append, rest });
+        let decided = rest.decided;
+        self.flight = Some(Flight { append, rest, decided });
         Ok(())
+    }
+
+    /// What tells of committed records only goes out; what tells of those under way goes with them.
+    fn release_early(&mut self) {
+        if self.pending.early.is_empty() {
+            return;
+        }
+        let (mut ready, mut left) = (Outcome::default(), Vec::new());
+        for (after, token, reply) in std::mem::take(&mut self.pending.early) {
+            if after <= self.pending.committed {
+                ready.replies.push((token, reply));
+                continue;
+            }
+            match &mut self.flight {
+                Some(flight) if after <= flight.decided => flight.rest.replies.push((token, reply)),
+                _ => left.push((after, token, reply)),
+            }
+        }
+        self.pending.early = left;
+        self.release(ready);
     }
 
     /// The append under way is committed, or failed.
     fn land(&mut self, outcome: Result<AppendOutcome, LogError>) -> Result<(), LogError> {
         let Some(mut flight) = self.flight.take() else { return Ok(()) };
         let base = outcome?.base_offset;
+        self.pending.committed = flight.decided;
         let now = self.now();
         for (index, mark) in std::mem::take(&mut flight.rest.marks) {
             self.machine.committed(mark, base.plus(index as i64), now, &mut self.pending);
@@ -264,7 +289,8 @@ impl<'a, S: StateMachine> Serving<'a, S> {
     }
 
     fn release(&mut self, outcome: Outcome<S>) {
-        for (token, reply) in outcome.replies {
+        let early = outcome.early.into_iter().map(|(_, token, reply)| (token, reply));
+        for (token, reply) in outcome.replies.into_iter().chain(early) {
             match self.owed.remove(&token) {
                 Some(sender) => drop(sender.send(Ok(reply))), // the one who asked may have gone
                 None => debug_assert!(false, "a command was answered twice"),

@@ -21,6 +21,8 @@ enum Ask {
     Add(i64),
     /// Replies with the sum, and makes no record.
     Read,
+    /// Replies with the sum, once what made it is committed, or at once with nothing.
+    Peek { at_once: bool },
     /// Replies when the timer fires.
     Wait(Duration),
     /// Replies with the offsets of its marked records.
@@ -52,6 +54,8 @@ impl StateMachine for Sum {
                 out.reply(reply, vec![self.sum]);
             }
             Ask::Read => out.reply(reply, vec![self.sum]),
+            Ask::Peek { at_once: true } => out.reply_after(0, reply, vec![]),
+            Ask::Peek { at_once: false } => out.reply_after(out.decided(), reply, vec![self.sum]),
             Ask::Wait(time) => {
                 self.waiting.push(reply);
                 out.set_timer("wait", now.monotonic + time);
@@ -106,6 +110,23 @@ async fn a_read_waits_for_what_it_saw() {
     assert!(read.is_err(), "it saw a sum that is not there: {read:?}");
     let refused = runtime.call(P0, Ask::Read).await;
     assert!(matches!(refused, Err(CoordinatorError::NotLoaded(_))), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_waits_for_no_more_than_it_tells_of() {
+    let mut machine = Machine::new(6);
+    let started = machine.start().await;
+    let runtime = started.runtime(Sum::default);
+    let (add, seen) = tokio::join!(runtime.call(P0, Ask::Add(1)), runtime.call(P0, Ask::Peek { at_once: false }));
+    assert_eq!((add.unwrap(), seen.unwrap()), (vec![1], vec![1]));
+    machine.disk.inject(DiskFault::new(DiskOperation::Write, ".log"));
+    let (add, at_once, seen) = tokio::join!(
+        runtime.call(P0, Ask::Add(5)),
+        runtime.call(P0, Ask::Peek { at_once: true }),
+        runtime.call(P0, Ask::Peek { at_once: false }),
+    );
+    assert!(add.is_err() && seen.is_err(), "it saw a sum that is not there: {seen:?}");
+    assert_eq!(at_once.unwrap(), Vec::<i64>::new());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,12 +1,14 @@
-//! From the log to a consumer: looks at the log for a queue, leases, reads what was leased.
+//! From the log to a consumer: looks at the log for a queue, leases, gives what was leased.
 //!
-//! **Invariant**: one receiver at a time looks at a partition's log for a queue, the others wait for what it finds. What
-//! was leased and does not fit the answer is given back, and does not count as a delivery.
+//! **Invariant**: one receiver at a time looks at a partition's log for a queue, the others wait for what it finds. Of those
+//! that wait one is the scout: it alone wakes when the log grows or a time comes, and whoever finds more than it takes wakes
+//! one more. So a message costs two receivers their sleep, however many wait. What was leased and does not fit the answer
+//! is given back, and does not count as a delivery.
 
 use super::{QueueHandle, QueueMessage, ReceiveRequest, ReceivedMessages, unexpected};
-use crate::codec::{DecompressLimit, RecordBatch, RecordView};
+use crate::codec::{DecompressLimit, IndexedBatch, RecordBatch, RecordView};
 use crate::coordinator::queue::{
-    Definition, LeaseRef, Leased, Offer, Offered, QueueCommand, QueueRefusal, QueueReply, Received, Want,
+    LeaseRef, Leased, Offer, Offered, QueueCommand, QueueRefusal, QueueReply, Received, Want,
 };
 use crate::engine::routed::RoutedEngine;
 use crate::engine::{Engine, EngineError, FetchRequest, TopicInfo};
@@ -15,147 +17,215 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use std::collections::BTreeMap;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{futures::Notified, watch};
 use tokio::time::Instant;
 
 /// A batch is decompressed for one look.
 pub(super) const DECOMPRESS: DecompressLimit = DecompressLimit { max_bytes: 64 << 20 };
 /// Bytes of batches that one look at a partition reads.
 const LOOK_BYTES: usize = 1 << 20;
-/// Bytes of batches that one read of leased records asks for.
+/// Bytes of batches that one read of leased records asks for: by the record, and at most.
+const READ_BYTES_EACH: usize = 16 << 10;
 const READ_BYTES: usize = 1 << 20;
+/// How long a partition is left alone that can not be read now.
+const LOST_SIGHT: Duration = Duration::from_millis(100);
 /// The header by which a record says when it is to be delivered, in Unix ms.
 pub(super) const DELIVER_AT: &[u8] = b"deliver_at_ms";
 
-/// How soon a log is looked at again that could not be read.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
 /// Takes the mark of a look back, whatever becomes of the one who looks.
-struct Looking {
-    handle: Arc<QueueHandle>,
+struct Looking<'a> {
+    handle: &'a QueueHandle,
     partitions: Vec<i32>,
 }
 
-impl Drop for Looking {
+impl Drop for Looking<'_> {
     fn drop(&mut self) {
-        // Who looked at nothing has nothing to tell. Two receivers that wait would wake each other for ever.
         if self.partitions.is_empty() {
             return;
         }
-        let mut looking = self.handle.looking.lock();
-        looking.retain(|partition| !self.partitions.contains(partition));
-        drop(looking);
-        self.handle.wake.notify_waiters();
+        self.handle.looking.lock().retain(|partition| !self.partitions.contains(partition));
+        self.handle.wake.notify_one();
+        // It left these partitions to the one who looked.
+        self.handle.scout.notify_one();
     }
 }
 
-type Watches = BTreeMap<i32, watch::Receiver<PartitionProgress>>;
+/// The one of those that wait who watches the log and the time; when it goes another takes its place.
+struct Scout<'a>(&'a QueueHandle);
+
+impl<'a> Scout<'a> {
+    fn try_be(handle: &'a QueueHandle) -> Option<Self> {
+        let mut until = handle.scout_until.lock();
+        if until.is_some() {
+            return None;
+        }
+        // Whatever comes before it knows better wakes it.
+        *until = Some(Duration::MAX);
+        Some(Self(handle))
+    }
+}
+
+impl Drop for Scout<'_> {
+    fn drop(&mut self) {
+        *self.0.scout_until.lock() = None;
+        self.0.wake.notify_one();
+    }
+}
+
+/// A topic's partitions, as they are now.
+type Progress = BTreeMap<i32, PartitionProgress>;
 
 /// The first offset that can be read, of each partition.
-pub(super) fn log_starts(watches: &Watches) -> Vec<(i32, i64)> {
-    watches.iter().map(|(partition, watch)| (*partition, watch.borrow().log_start.get())).collect()
+pub(super) fn log_starts(progress: &Progress) -> Vec<(i32, i64)> {
+    progress.iter().map(|(partition, now)| (*partition, now.log_start.get())).collect()
 }
 
 impl RoutedEngine {
     pub(super) async fn receive_messages(&self, request: ReceiveRequest) -> Result<ReceivedMessages, EngineError> {
         let deadline = Instant::now() + request.wait;
-        // What was found in the log, for the queue of this identity.
-        let (mut offers, mut found_for) = (Vec::new(), 0);
-        let mut looking: Option<Looking> = None;
         loop {
-            // Each time: a queue that was changed or made again meanwhile has another one, and that is woken.
+            // Anew each time: a queue that was changed or made again has another.
             let handle = self.queue_handle(&request.queue).await?;
-            let topic = self.topic_of_queue(&request.queue, &handle.definition)?;
-            let mut woken = pin!(handle.wake.notified());
-            // Before the question, so that what comes between it and the wait is not missed.
-            woken.as_mut().enable();
-            if handle.is_stale.load(Ordering::Acquire) {
-                continue;
-            }
-            let mut watches = self.watches(&topic)?;
-            if found_for != handle.id {
-                offers.clear();
-            }
-            let received = match self.ask_receive(&request, handle.id, &watches, std::mem::take(&mut offers)).await {
-                // Deleted, or made again: the next turn finds out.
-                Err(EngineError::Queue(QueueRefusal::UnknownQueue(_))) => continue,
-                received => received?,
-            };
-            drop(looking.take());
-            if !received.leases.is_empty() {
-                let messages = self.read_leased(&request, &topic, received.leases).await?;
-                // All may have been gone; then others are looked for.
-                if !messages.is_empty() {
-                    return Ok(ReceivedMessages { topic, messages, replayed: received.replayed });
-                }
-                continue;
-            }
-            let mark = self.mark_looking(&handle, &received.wants, &watches);
-            let unread = !mark.partitions.is_empty();
-            if unread {
-                offers = self.look(&topic, &handle.definition, &received.wants, &mark.partitions).await?;
-                found_for = handle.id;
-                looking = Some(mark);
-                if !offers.is_empty() {
-                    continue;
-                }
-            }
-            drop(looking.take());
-            if Instant::now() >= deadline {
-                return Ok(ReceivedMessages { topic, messages: Vec::new(), replayed: false });
-            }
-            if unread {
-                // There is something, and it can not be read now. Nothing else would hold this loop.
-                tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_AGAIN)).await;
-                continue;
-            }
-            let due = received.next_due.map(|due| due.saturating_sub(self.sys.clock.monotonic()));
-            // A tick more: a timer is looked at in whole ticks.
-            let until = due.map_or(deadline, |due| deadline.min(Instant::now() + due + Duration::from_millis(1)));
-            let mut changes: FuturesUnordered<_> = received
-                .wants
-                .iter()
-                .filter_map(|want| watches.remove(&want.partition))
-                .map(|mut watch| async move { watch.changed().await })
-                .collect();
-            tokio::select! {
-                biased;
-                () = &mut woken => {}
-                Some(_) = changes.next() => {}
-                () = tokio::time::sleep_until(until) => {}
+            if let Some(received) = self.receive_by(&request, &handle, deadline).await? {
+                return Ok(received);
             }
         }
     }
 
-    /// The progress of every partition of a topic, marked as seen.
-    pub(super) fn watches(&self, topic: &TopicInfo) -> Result<Watches, EngineError> {
-        let watch = |partition| {
-            let mut watch = self.watch(topic.id, PartitionId::new(partition))?;
-            watch.mark_unchanged();
-            Ok((partition, watch))
+    /// Receives by this handle; `None` if the queue is another by now, or gone.
+    async fn receive_by(
+        &self,
+        request: &ReceiveRequest,
+        handle: &Arc<QueueHandle>,
+        deadline: Instant,
+    ) -> Result<Option<ReceivedMessages>, EngineError> {
+        let mut offers = Vec::new();
+        let mut looking: Option<Looking<'_>> = None;
+        let mut scout: Option<Scout<'_>> = None;
+        loop {
+            let topic = self.topic_of_queue(&request.queue, &handle.definition)?;
+            let mut woken = pin!(handle.wake.notified());
+            // Before the question, so that what comes between it and the wait is not missed.
+            woken.as_mut().enable();
+            if handle.is_stale() {
+                return Ok(None);
+            }
+            let progress = self.progress(&topic)?;
+            let found = std::mem::take(&mut offers);
+            let received = match self.ask_receive(request, handle.id, request.max, &progress, found).await {
+                // Deleted, or made again: the next turn finds out.
+                Err(EngineError::Queue(QueueRefusal::UnknownQueue(_))) => return Ok(None),
+                received => received?,
+            };
+            drop(looking.take());
+            if scout.is_none() {
+                handle.time_moved(received.next_due);
+            }
+            let mark = self.mark_looking(handle, &received.wants, &progress);
+            if !received.leases.is_empty() {
+                drop(scout.take());
+                if received.more {
+                    handle.wake.notify_one();
+                }
+                let ahead = self.look_ahead(request, handle, &topic, &received.wants, mark, &progress);
+                let (messages, ahead) = tokio::join!(self.read_leased(request, &topic, received.leases), ahead);
+                if let Err(error) = ahead {
+                    tracing::debug!(%error, queue = request.queue, "looking ahead failed; the next receiver looks again");
+                }
+                let messages = messages?;
+                // All may have been gone; then others are looked for.
+                if !messages.is_empty() {
+                    return Ok(Some(ReceivedMessages { topic, messages, replayed: received.replayed }));
+                }
+                continue;
+            }
+            if !mark.partitions.is_empty() {
+                offers = self.look(&topic, handle, &received.wants, &mark.partitions).await?;
+                looking = Some(mark);
+                if !offers.is_empty() {
+                    continue;
+                }
+                // They can not be read now: under its mark nobody else tries either.
+                tokio::time::sleep_until(deadline.min(Instant::now() + LOST_SIGHT)).await;
+                drop(looking.take());
+            }
+            if Instant::now() >= deadline {
+                return Ok(Some(ReceivedMessages { topic, messages: Vec::new(), replayed: false }));
+            }
+            if scout.is_none() {
+                scout = Scout::try_be(handle);
+                if scout.is_some() {
+                    // From here on it is woken by what may have come since the question.
+                    continue;
+                }
+            }
+            match &scout {
+                Some(_) => self.watch_out(handle, &topic, &received, woken, deadline).await?,
+                // At the deadline it asks once more, as after a wake.
+                None => tokio::time::timeout_at(deadline, woken).await.unwrap_or_default(),
+            }
+        }
+    }
+
+    /// The scout's wait. What others look at is theirs: they wake it.
+    async fn watch_out(
+        &self,
+        handle: &QueueHandle,
+        topic: &TopicInfo,
+        received: &Received,
+        woken: Pin<&mut Notified<'_>>,
+        deadline: Instant,
+    ) -> Result<(), EngineError> {
+        let mut grown = FuturesUnordered::new();
+        let looking: Vec<i32> = handle.looking.lock().iter().copied().collect();
+        for want in received.wants.iter().filter(|want| !looking.contains(&want.partition)) {
+            let mut watch = self.watch(topic.id, PartitionId::new(want.partition))?;
+            let from = want.from;
+            grown.push(async move { grows(&mut watch, from).await });
+        }
+        let (now, due) = (self.sys.clock.monotonic(), received.next_due);
+        *handle.scout_until.lock() = Some(due.unwrap_or(Duration::MAX));
+        // A tick more: a timer is looked at in whole ticks.
+        let due = due.map(|due| Instant::now() + due.saturating_sub(now) + Duration::from_millis(1));
+        let until = due.map_or(deadline, |due| deadline.min(due));
+        tokio::select! {
+            biased;
+            () = woken => {}
+            () = handle.scout.notified() => {}
+            Some(()) = grown.next() => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
+        *handle.scout_until.lock() = Some(Duration::MAX);
+        Ok(())
+    }
+
+    /// Every partition of a topic.
+    pub(super) fn progress(&self, topic: &TopicInfo) -> Result<Progress, EngineError> {
+        let of = |partition| {
+            let (_, led) = self.partition(topic.id, PartitionId::new(partition))?;
+            Ok((partition, led.log().progress()))
         };
-        (0..topic.partitions).map(watch).collect()
+        (0..topic.partitions).map(of).collect()
     }
 
     async fn ask_receive(
         &self,
         request: &ReceiveRequest,
         id: u64,
-        watches: &Watches,
+        max: usize,
+        progress: &Progress,
         offers: Vec<Offer>,
     ) -> Result<Received, EngineError> {
-        let log_starts = log_starts(watches);
         let command = QueueCommand::Receive {
             queue: request.queue.clone(),
             id,
-            max: request.max,
+            max,
             lease_ms: request.lease_ms,
-            tag: request.tag,
-            log_starts,
+            tag: request.tag.filter(|_| max > 0),
+            log_starts: log_starts(progress),
             offers,
         };
         match self.ask_queue(&request.queue, command).await? {
@@ -165,20 +235,44 @@ impl RoutedEngine {
     }
 
     /// Which partitions this receiver looks at now: those that have something new, and that nobody looks at.
-    fn mark_looking(&self, handle: &Arc<QueueHandle>, wants: &[Want], watches: &Watches) -> Looking {
+    fn mark_looking<'a>(&self, handle: &'a QueueHandle, wants: &[Want], progress: &Progress) -> Looking<'a> {
+        let has_more = |want: &&Want| progress.get(&want.partition).is_some_and(|p| p.high_watermark.get() > want.from);
+        let new: Vec<i32> = wants.iter().filter(has_more).map(|want| want.partition).collect();
+        if new.is_empty() {
+            return Looking { handle, partitions: new };
+        }
         let mut looking = handle.looking.lock();
-        let has_more = |want: &&Want| {
-            watches.get(&want.partition).is_some_and(|watch| watch.borrow().high_watermark.get() > want.from)
-        };
-        let mine = wants.iter().filter(has_more).map(|want| want.partition).filter(|p| looking.insert(*p)).collect();
-        drop(looking);
-        Looking { handle: handle.clone(), partitions: mine }
+        Looking { handle, partitions: new.into_iter().filter(|partition| looking.insert(*partition)).collect() }
+    }
+
+    /// Looks at the log for those that come next, while there is still something for them.
+    async fn look_ahead(
+        &self,
+        request: &ReceiveRequest,
+        handle: &QueueHandle,
+        topic: &TopicInfo,
+        wants: &[Want],
+        mark: Looking<'_>,
+        progress: &Progress,
+    ) -> Result<(), EngineError> {
+        if mark.partitions.is_empty() {
+            return Ok(());
+        }
+        let offers = self.look(topic, handle, wants, &mark.partitions).await?;
+        if offers.is_empty() {
+            return Ok(());
+        }
+        let received = self.ask_receive(request, handle.id, 0, progress, offers).await?;
+        handle.time_moved(received.next_due);
+        // Whose mark goes wakes one that waits.
+        drop(mark);
+        Ok(())
     }
 
     async fn look(
         &self,
         topic: &TopicInfo,
-        definition: &Definition,
+        handle: &QueueHandle,
         wants: &[Want],
         partitions: &[i32],
     ) -> Result<Vec<Offer>, EngineError> {
@@ -192,7 +286,9 @@ impl RoutedEngine {
                 Err(error) if error.is_retryable() => continue,
                 Err(error) => return Err(error),
             };
-            offers.extend(offer(want, definition.settings.order_by_key, &batches)?);
+            let (offer, seen) = offer(want, handle.definition.settings.order_by_key, &batches)?;
+            self.queues.seen.keep(topic.id, want.partition, seen);
+            offers.extend(offer);
         }
         Ok(offers)
     }
@@ -228,7 +324,23 @@ impl RoutedEngine {
                     break;
                 }
                 let lease = first.lease;
+                let offsets = left.iter().map(|leased| leased.lease.offset);
+                let mut seen = self.queues.seen.take(topic.id, lease.partition, offsets);
+                let mut known = 0;
+                while (messages.is_empty() || bytes < request.max_bytes)
+                    && let Some((record, leased)) = seen.next().zip(left.get(known))
+                {
+                    bytes += record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len);
+                    messages.push(self.message(leased, record));
+                    known += 1;
+                }
+                drop(seen);
+                left = &left[known..];
+                if known > 0 {
+                    continue;
+                }
                 let want = (request.max_bytes - bytes.min(request.max_bytes)).clamp(1, READ_BYTES);
+                let want = want.min(left.len() * READ_BYTES_EACH);
                 let batches = match self.fetch_from(topic, lease.partition, lease.offset, want).await {
                     Ok(batches) if !batches.is_empty() => batches,
                     Ok(_) | Err(EngineError::OffsetOutOfRange { .. }) => {
@@ -253,13 +365,31 @@ impl RoutedEngine {
             let command = QueueCommand::Return { queue: request.queue.clone(), unsent, gone };
             self.ask_queue(&request.queue, command).await?;
             if let Some(handle) = self.queues.handles.lock().get(&request.queue) {
-                handle.wake.notify_waiters();
+                handle.wake.notify_one();
             }
         }
         match failure {
             Some(error) if messages.is_empty() => Err(error),
             _ => Ok(messages),
         }
+    }
+
+    fn message(&self, leased: &Leased, record: StoredRecord) -> QueueMessage {
+        QueueMessage {
+            lease: self.queues.signer.sign(leased.lease),
+            attempt: leased.attempt,
+            leased_until_ms: leased.leased_until_ms,
+            partition: PartitionId::new(leased.lease.partition),
+            record,
+        }
+    }
+}
+
+/// Waits until a partition has a record at an offset.
+async fn grows(watch: &mut watch::Receiver<PartitionProgress>, from: i64) {
+    if watch.wait_for(|progress| progress.high_watermark.get() > from).await.is_err() {
+        // The log is closed: it is asked again before long what that means.
+        tokio::time::sleep(LOST_SIGHT).await;
     }
 }
 
@@ -313,13 +443,7 @@ impl Pick<'_, '_> {
             let leased = self.left[0];
             debug_assert!(first.lease.offset <= leased.lease.offset);
             self.left = &self.left[1..];
-            self.messages.push(QueueMessage {
-                lease: self.engine.queues.signer.sign(leased.lease),
-                attempt: leased.attempt,
-                leased_until_ms: leased.leased_until_ms,
-                partition: PartitionId::new(leased.lease.partition),
-                record,
-            });
+            self.messages.push(self.engine.message(&leased, record));
         }
         Ok(())
     }
@@ -345,28 +469,38 @@ pub(super) fn damaged(error: crate::codec::BatchError) -> EngineError {
     EngineError::Internal(format!("reading for a queue: {error}"))
 }
 
-/// What of the log a queue has to know.
-fn offer(want: &Want, order_by_key: bool, batches: &[RecordBatch]) -> Result<Option<Offer>, EngineError> {
-    let Some(last) = batches.last() else { return Ok(None) };
-    let mut to = last.header().next_offset().get();
-    let mut offered = Vec::new();
-    'all: for batch in batches.iter().filter(|batch| !batch.header().control) {
-        let mut records = batch.records(DECOMPRESS).map_err(damaged)?;
-        while let Some(view) = records.next_view() {
-            let view = view.map_err(damaged)?;
+/// What of the log a queue has to know, and the batches in which it lies.
+fn offer(
+    want: &Want,
+    order_by_key: bool,
+    batches: &[RecordBatch],
+) -> Result<(Option<Offer>, Vec<IndexedBatch>), EngineError> {
+    let (mut to, mut offered) = (want.from, Vec::new());
+    let mut seen = Vec::with_capacity(batches.len());
+    for batch in batches {
+        if offered.len() == want.room {
+            break;
+        }
+        to = batch.header().next_offset().get();
+        if batch.header().control {
+            continue;
+        }
+        let index = IndexedBatch::new(batch, DECOMPRESS, |view| {
             let offset = view.offset.get();
-            if offset < want.from {
-                continue;
+            if offset < want.from || offset >= to {
+                return;
             }
             if offered.len() == want.room {
                 to = offset;
-                break 'all;
+                return;
             }
             let key = view.key.filter(|_| order_by_key).map(key_hash);
-            offered.push(Offered { offset, key, deliver_at_ms: deliver_at(&view) });
-        }
+            offered.push(Offered { offset, key, deliver_at_ms: deliver_at(view) });
+        });
+        seen.push(index.map_err(damaged)?);
     }
-    Ok((to > want.from).then_some(Offer { partition: want.partition, from: want.from, to, records: offered }))
+    let offer = Offer { partition: want.partition, from: want.from, to, records: offered };
+    Ok(((to > want.from).then_some(offer), seen))
 }
 
 /// It lies in the state log, so it never changes. Two keys that share one are delivered as if they were one.

@@ -74,9 +74,9 @@ impl RoutedEngine {
             let handle = self.queue_handle(name).await?;
             let topic = self.topic_of_queue(name, &handle.definition).ok();
             // What retention took since somebody received is lost, and this is where people look.
-            let watches = topic.as_deref().map(|topic| self.watches(topic));
-            // Without them the topic has gone just now, or is not led here: then others count what is lost.
-            let log_starts = watches.and_then(Result::ok).map_or_else(Vec::new, |watches| log_starts(&watches));
+            let progress = topic.as_deref().map(|topic| self.progress(topic));
+            // Without it the topic has gone just now, or is not led here: then others count what is lost.
+            let log_starts = progress.and_then(Result::ok).map_or_else(Vec::new, |progress| log_starts(&progress));
             let command = QueueCommand::Describe { queue: name.to_owned(), id: handle.id, log_starts };
             match self.ask_queue(name, command).await {
                 // Deleted, or made again: the next turn finds out.

@@ -5,12 +5,12 @@ use super::{MAX_QUEUES, Queue, QueueMachine, record};
 use crate::coordinator::queue::definition::Definition;
 use crate::coordinator::queue::durable::DurablePartition;
 use crate::coordinator::queue::lease::LeaseRef;
-use crate::coordinator::queue::receives::{ReceiveTag, Receives};
+use crate::coordinator::queue::receives::ReceiveTag;
 use crate::coordinator::queue::share_partition::{
     Acquired, BlockedBy, Counts, Offered, Outcome as Settled, Settlement, SharePartition, Totals,
 };
 use crate::coordinator::{Now, Outcome};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,12 +165,21 @@ pub enum QueueReply {
     Described(Box<QueueState>),
     /// What was leased.
     Received(Received),
-    /// One each, and whether others may find something to do now.
-    Settled(Vec<Settled>, bool),
+    /// One each, and who may find something to do now.
+    Settled(Vec<Settled>, Wake),
     /// What was given up.
     GivenUp(Vec<GivenUpAt>),
     /// How many it were.
     Ended(usize),
+}
+
+/// What a settlement means for those that wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wake {
+    /// Something may be ready that was not before.
+    pub ready: bool,
+    /// When something may be ready without anybody's doing, monotonic.
+    pub next_due: Option<Duration>,
 }
 
 /// What a receive gives.
@@ -178,8 +187,10 @@ pub enum QueueReply {
 pub struct Received {
     /// The leases.
     pub leases: Vec<Leased>,
-    /// Partitions that have nothing left to lease, with where their log should be looked at next.
+    /// Partitions that have little left to lease, with where their log should be looked at next.
     pub wants: Vec<Want>,
+    /// Something is left that others may lease.
+    pub more: bool,
     /// When something may be ready without anybody's doing, monotonic.
     pub next_due: Option<Duration>,
     /// They are those of an earlier call under the same Idempotency-Key.
@@ -261,8 +272,15 @@ pub struct GivenUpAt {
     pub gone: bool,
 }
 
+/// A reply, and after how many records it may go out; `None`: all.
+pub(super) struct Answer {
+    pub(super) answer: QueueReply,
+    pub(super) after: Option<u64>,
+}
+
 impl QueueMachine {
-    pub(super) fn execute(&mut self, command: QueueCommand, now: Now, out: &mut Outcome<Self>) -> QueueReply {
+    pub(super) fn execute(&mut self, command: QueueCommand, now: Now, out: &mut Outcome<Self>) -> Answer {
+        let mut after = None;
         let done = match command {
             QueueCommand::Put { name, id, definition, starts } => self.put(name, id, definition, &starts, out),
             QueueCommand::Delete(name) => self.delete(&name, out),
@@ -273,7 +291,12 @@ impl QueueMachine {
             }
             QueueCommand::Receive { queue, id, max, lease_ms, tag, log_starts, offers } => {
                 let asked = (max, lease_ms, tag);
-                self.find_same(&queue, id).and_then(|()| self.receive(&queue, asked, &log_starts, &offers, now, out))
+                let same = self.find_same(&queue, id);
+                let received = same.and_then(|()| self.receive(&queue, asked, &log_starts, &offers, now, out));
+                received.map(|(received, decided)| {
+                    after = Some(decided);
+                    QueueReply::Received(received)
+                })
             }
             QueueCommand::Return { queue, unsent, gone } => self.take_back(&queue, &unsent, &gone, now, out),
             QueueCommand::Settle { queue, settlements } => self.settle(&queue, &settlements, now, out),
@@ -285,7 +308,7 @@ impl QueueMachine {
         if let Some(entity) = self.journal.neglected() {
             self.rewrite(entity, out);
         }
-        done.unwrap_or_else(QueueReply::Refused)
+        Answer { answer: done.unwrap_or_else(QueueReply::Refused), after }
     }
 
     fn find(&self, name: &str) -> Result<&Queue, QueueRefusal> {
@@ -329,9 +352,7 @@ impl QueueMachine {
             return Err(QueueRefusal::TooManyQueues);
         }
         self.journal.write(Entity::Queue(id), vec![record::defined(id, &name, &definition)], out);
-        let (partitions, receives) = (BTreeMap::new(), Receives::default());
-        let queue = Queue { id, definition: Arc::new(definition), partitions, receives, next: 0 };
-        self.queues.insert(name.clone(), queue);
+        self.queues.insert(name.clone(), Queue::new(id, definition, out.decided()));
         for (partition, start) in (0..).zip(starts) {
             self.begin(&name, partition, *start, out);
         }
@@ -347,6 +368,7 @@ impl QueueMachine {
         let records = record::snapshot(queue.id, partition, &bytes);
         self.journal.write(Entity::Partition(queue.id, partition), records, out);
         queue.partitions.insert(partition, SharePartition::new(durable, queue.definition.settings, self.epoch));
+        queue.since = out.decided();
     }
 
     fn delete(&mut self, name: &str, out: &mut Outcome<Self>) -> Result<QueueReply, QueueRefusal> {
@@ -361,9 +383,11 @@ impl QueueMachine {
     fn flush(&mut self, name: &str, partition: i32, out: &mut Outcome<Self>) {
         let Some(queue) = self.queues.get_mut(name) else { return };
         let Some(share) = queue.partitions.get_mut(&partition) else { return };
-        if let Some(delta) = share.take_delta()
-            && self.journal.write_delta(queue.id, partition, &delta, out)
-        {
+        let keys = share.take_released();
+        let Some(delta) = share.take_delta() else { return };
+        let full = self.journal.write_delta(queue.id, partition, &delta, out);
+        queue.released.add(partition, keys, out.decided(), out.committed());
+        if full {
             let id = queue.id;
             self.rewrite(Entity::Partition(id, partition), out);
         }
@@ -396,7 +420,7 @@ impl QueueMachine {
         offers: &[Offer],
         now: Now,
         out: &mut Outcome<Self>,
-    ) -> Result<QueueReply, QueueRefusal> {
+    ) -> Result<(Received, u64), QueueRefusal> {
         let known = &self.find(name)?.partitions;
         let new: Vec<_> = log_starts.iter().filter(|(p, _)| !known.contains_key(p)).copied().collect();
         for (partition, log_start) in new {
@@ -415,7 +439,9 @@ impl QueueMachine {
         for partition in touched {
             self.flush(name, partition, out);
         }
-        received.map(QueueReply::Received)
+        let received = received?;
+        let after = self.find(name)?.told_after(&received.leases);
+        Ok((received, after))
     }
 
     fn take_back(
@@ -456,7 +482,7 @@ impl QueueMachine {
         let mut order: Vec<usize> = (0..settlements.len()).collect();
         order.sort_by_key(|i| settlements[*i].0);
         let mut outcomes = vec![Settled::Lost; settlements.len()];
-        let (mut touched, mut wake) = (BTreeSet::new(), false);
+        let (mut touched, mut ready) = (BTreeSet::new(), false);
         for i in order {
             let (lease, settlement) = &settlements[i];
             if lease.queue != queue.id {
@@ -468,12 +494,13 @@ impl QueueMachine {
             }
             let before = (share.counts_ready(), share.is_narrow());
             outcomes[i] = share.settle_lease(*lease, settlement, now);
-            wake |= share.counts_ready() > before.0 || (before.1 && !share.is_narrow());
+            ready |= share.counts_ready() > before.0 || (before.1 && !share.is_narrow());
         }
+        let next_due = queue.next_due();
         for partition in touched {
             self.flush(name, partition, out);
         }
-        Ok(QueueReply::Settled(outcomes, wake))
+        Ok(QueueReply::Settled(outcomes, Wake { ready, next_due }))
     }
 
     fn given_up(&self, name: &str, after: Option<(i32, i64)>, limit: usize) -> Result<QueueReply, QueueRefusal> {
@@ -592,7 +619,7 @@ impl Queue {
         if let Some(tag) = tag
             && let Some(leases) = self.leased_before(tag, now)?
         {
-            return Ok(Received { leases, wants: Vec::new(), next_due: None, replayed: true });
+            return Ok(Received { leases, wants: Vec::new(), more: false, next_due: None, replayed: true });
         }
         let lease_ms = lease_ms.unwrap_or(self.definition.lease_ms);
         let mut leases = Vec::new();
@@ -617,9 +644,26 @@ impl Queue {
         for (&partition, share) in &mut self.partitions {
             wants.extend(share.wants().map(|(from, room)| Want { partition, from, room }));
         }
+        let more = self.partitions.values().any(|share| share.counts_ready() > 0);
+        Ok(Received { leases, wants, more, next_due: self.next_due(), replayed: false })
+    }
+
+    fn next_due(&self) -> Option<Duration> {
         let next_due = self.partitions.values().filter_map(SharePartition::next_due_ms).min();
-        let next_due = next_due.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs()));
-        Ok(Received { leases, wants, next_due, replayed: false })
+        next_due.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs()))
+    }
+
+    /// After how many records these leases may be told of.
+    fn told_after(&self, leases: &[Leased]) -> u64 {
+        if self.released.is_empty() {
+            return self.since;
+        }
+        let of_key = |leased: &Leased| {
+            let LeaseRef { partition, offset, .. } = leased.lease;
+            let key = self.partitions.get(&partition).and_then(|share| share.key(offset));
+            key.map_or(0, |key| self.released.after(partition, key))
+        };
+        leases.iter().map(of_key).fold(self.since, u64::max)
     }
 
     /// What of an earlier call under the same Idempotency-Key is still held.

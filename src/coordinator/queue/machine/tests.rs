@@ -28,6 +28,10 @@ struct Bench {
     machine: QueueMachine,
     log: Vec<StoredRecord>,
     log_start: usize,
+    /// After how many records the last answer may go out; `None`: after all.
+    told_after: Option<u64>,
+    /// Goes from step to step, as the runtime's does.
+    out: Outcome<QueueMachine>,
 }
 
 impl Bench {
@@ -39,10 +43,9 @@ impl Bench {
     fn load(log: Vec<StoredRecord>, log_start: usize) -> Self {
         let mut machine = QueueMachine::new();
         log[log_start..].iter().for_each(|record| machine.replay(record.clone()));
-        let mut bench = Self { machine, log, log_start };
-        let mut out = Outcome::default();
-        bench.machine.loaded(now(0), &mut out);
-        bench.append(out);
+        let mut bench = Self { machine, log, log_start, told_after: None, out: Outcome::default() };
+        bench.machine.loaded(now(0), &mut bench.out);
+        bench.append();
         bench
     }
 
@@ -50,7 +53,8 @@ impl Bench {
         Self::load(self.log, self.log_start)
     }
 
-    fn append(&mut self, mut out: Outcome<QueueMachine>) {
+    fn append(&mut self) {
+        let mut out = self.out.take();
         let base = self.log.len();
         for record in std::mem::take(&mut out.records) {
             let offset = Offset::new(self.log.len() as i64);
@@ -58,22 +62,22 @@ impl Bench {
             let leader_epoch = LeaderEpoch::new(1);
             self.log.push(StoredRecord { offset, leader_epoch, timestamp_ms: 0, key, value, headers });
         }
-        let mut next = Outcome::default();
         for (index, mark) in std::mem::take(&mut out.marks) {
-            self.machine.committed(mark, Offset::new((base + index) as i64), now(0), &mut next);
+            self.machine.committed(mark, Offset::new((base + index) as i64), now(0), &mut self.out);
         }
         self.log_start = out.prune_before.map_or(self.log_start, |before| before.get() as usize);
-        self.log_start = next.prune_before.map_or(self.log_start, |before| before.get() as usize);
-        if !next.records.is_empty() {
-            self.append(next);
+        self.log_start = self.out.prune_before.map_or(self.log_start, |before| before.get() as usize);
+        if !self.out.records.is_empty() {
+            self.append();
         }
     }
 
     fn ask(&mut self, at: u64, command: QueueCommand) -> QueueReply {
-        let mut out = Outcome::default();
-        self.machine.handle(command, ReplyToken::new(1), now(at), &mut out);
-        let (_, reply) = out.replies.pop().unwrap();
-        self.append(out);
+        self.machine.handle(command, ReplyToken::new(1), now(at), &mut self.out);
+        let early = self.out.early.pop().map(|(after, _, reply)| (Some(after), reply));
+        let (after, reply) = early.unwrap_or_else(|| (None, self.out.replies.pop().unwrap().1));
+        self.told_after = after;
+        self.append();
         reply
     }
 
@@ -221,6 +225,42 @@ fn an_idempotency_key_gives_the_leases_that_are_held() {
 }
 
 #[test]
+fn a_receive_waits_for_what_it_tells_of_and_for_no_more() {
+    let mut bench = Bench::new();
+    bench.put("q", definition());
+    // The epoch, the definition, and the beginning of two partitions.
+    let begun = Some(4);
+    let leases = bench.received(1, 3, offer(0, 10));
+    assert_eq!(bench.told_after, begun);
+    bench.settle(2, &leases, &Settlement::Ack);
+    assert_eq!(bench.told_after, None, "a settlement waits for its own record");
+    bench.received(3, 3, Vec::new());
+    assert_eq!(bench.told_after, begun, "what others settled is theirs to wait for");
+    let mut bench = bench.restart();
+    bench.received(4, 1, offer(3, 10));
+    assert_eq!(bench.told_after, Some(1), "the new ownership's epoch");
+}
+
+#[test]
+fn a_record_is_told_of_once_the_one_before_it_of_its_key_is_settled_for_good() {
+    let mut bench = Bench::new();
+    let settings = PartitionSettings { order_by_key: true, ..definition().settings };
+    bench.put("q", Definition { settings, ..definition() });
+    let records = (0..9).map(|offset| Offered { offset, key: Some(offset as u64 % 3), deliver_at_ms: None }).collect();
+    let first = bench.received(1, 1, vec![Offer { partition: 0, from: 0, to: 9, records }]);
+    let others = bench.received(1, 2, Vec::new());
+    assert_eq!((first[0].offset, others[0].offset, others[1].offset, bench.told_after), (0, 1, 2, Some(4)));
+    bench.settle(2, &first, &Settlement::Ack);
+    let settled = bench.out.decided();
+    let next = bench.received(3, 1, Vec::new());
+    assert_eq!((next[0].offset, bench.told_after), (3, Some(settled)), "0 may not come back after 3");
+    bench.settle(4, &others[..1], &Settlement::Nack { delay_ms: None, reason: String::new() });
+    let settled = bench.out.decided();
+    let again = bench.received(5, 1, Vec::new());
+    assert_eq!((again[0].offset, bench.told_after), (1, Some(settled)));
+}
+
+#[test]
 fn the_log_is_pruned_and_what_is_left_is_enough() {
     let mut bench = Bench::new();
     bench.put("q", definition());
@@ -254,9 +294,8 @@ fn a_snapshot_that_was_cut_by_a_power_failure_does_not_count() {
     bench.settle(2, &leases, &Settlement::Ack);
     // Two of three parts were stored.
     let bytes = vec![9; (256 << 10) * 2 + 1];
-    let mut out = Outcome::default();
-    record::snapshot(77, 0, &bytes).into_iter().take(2).for_each(|record| out.record(record));
-    bench.append(out);
+    record::snapshot(77, 0, &bytes).into_iter().take(2).for_each(|record| bench.out.record(record));
+    bench.append();
     let mut bench = bench.restart();
     assert_eq!(bench.totals().acked, 5);
 }

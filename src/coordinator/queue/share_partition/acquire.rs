@@ -1,10 +1,16 @@
 //! Taking records from the log into the window, and out of it to consumers.
 
-use super::{Change, Durable, Held, NotBefore, Now, SharePartition, Slot, State};
+use super::{Change, Durable, NotBefore, Now, SharePartition, Slot, State, Timing};
 use crate::coordinator::queue::change::Cause;
+use crate::coordinator::queue::due_blocks::block_of;
 #[cfg(feature = "sabotage")]
 use crate::coordinator::sabotage;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// The log is looked at again when fewer than so many records are left that were not offered yet, so that no consumer has to
+/// wait for a look.
+const AHEAD: usize = 1_000;
 
 /// A record of the log, as far as its delivery is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,12 +37,14 @@ pub struct Acquired {
 }
 
 impl SharePartition {
-    /// From where on records of the log should be offered before the next [`Self::acquire`], and how many there is room
-    /// for; `None` while there are others, or no room.
+    /// From where on records of the log should be offered soon, and how many there is room for; `None` while there are
+    /// enough others, or no room.
     pub fn wants(&mut self) -> Option<(i64, usize)> {
         self.skip_known();
-        let room = (self.settings.window as usize).saturating_sub(self.slots.len());
-        (self.fresh >= self.end() && room > 0 && !self.is_held_full()).then(|| (self.end(), room))
+        let window = self.settings.window as usize;
+        let room = window.saturating_sub(self.slots.len());
+        let left = (self.end() - self.fresh).max(0).unsigned_abs() as usize;
+        (left < AHEAD.min(window.div_ceil(4)) && room > 0 && !self.is_held_full()).then(|| (self.end(), room))
     }
 
     /// Takes the log's records of `from..to`, in order; offsets without one are holes. Gives the offset up to which it
@@ -75,37 +83,58 @@ impl SharePartition {
         if known.is_none()
             && let Some(wall_ms) = record.deliver_at_ms.filter(|at| *at > now.wall_ms)
         {
-            self.not_before.insert(offset, NotBefore { wall_ms, monotonic_ms: None });
+            self.not_before.insert(offset, NotBefore::Wall(wall_ms));
         }
         self.push(slot);
     }
 
     fn push(&mut self, slot: Slot) {
         self.count(slot.state, true);
+        if self.slots.len() == self.slots.capacity() {
+            // As much again, but never more than a full window needs.
+            let more =
+                self.slots.len().clamp(64, (self.settings.window as usize).saturating_sub(self.slots.len()).max(64));
+            self.slots.reserve_exact(more);
+            self.timings.reserve_exact(more);
+        }
+        let offset = self.end();
         self.slots.push_back(slot);
-        self.timers.push_back(super::NONE);
+        self.timings.push_back(Timing::default());
+        self.note_parked(offset, slot);
     }
 
     /// Offsets up to `to` have no record. False if there is no room for the slots that say so.
     fn pass_holes(&mut self, to: i64) -> bool {
         while self.end() < to {
             let at = self.end();
-            let given_up = self.given_up.range(at..to).next().map(|(offset, _)| *offset);
+            let given_up = self.given_up.from(at).next().map(|(offset, _)| offset).filter(|offset| *offset < to);
             if self.slots.is_empty() && given_up != Some(at) {
                 // Nothing before them is left, so that the window can begin after them.
-                self.start = given_up.unwrap_or(to);
-                self.fresh = self.start;
+                self.jump_to(given_up.unwrap_or(to));
                 continue;
             }
             if !self.has_room() {
                 return false;
             }
-            // A dead letter whose record is gone stays one until it is discarded.
+            // A dead letter whose record is gone stays one until it is discarded; a parked one blocks nobody any more.
             let state = self.known.get(at).filter(|state| matches!(state, Durable::GivenUp { parked: false, .. }));
             let slot = self.slot_of(at, state.unwrap_or(Durable::Settled), None);
             self.push(slot);
+            if let Some(Durable::GivenUp { parked: true, key, .. }) = self.known.get(at) {
+                self.lose_parked(at, key);
+                self.note(Change::Settled { from: at, to: at + 1, cause: Cause::Lost, by: None });
+                self.totals.lost += 1;
+            }
         }
         true
+    }
+
+    /// A parked record that was not looked at again is gone.
+    fn lose_parked(&mut self, offset: i64, key: Option<u64>) {
+        self.given_up.remove(offset);
+        if let Some(key) = key {
+            self.release(key, offset);
+        }
     }
 
     /// Passes over slots that the log's state says are no longer to be delivered.
@@ -153,33 +182,33 @@ impl SharePartition {
             }
             acquired.push(self.lease(offset, lease_ms, now));
         }
+        if self.ready.is_empty() {
+            // Whatever a peak needed goes back.
+            self.ready = BinaryHeap::new();
+        }
         self.advance();
         acquired
     }
 
     /// Whether its key is held or its time not come; then it waits for that.
     fn must_wait(&mut self, offset: i64, now: Now) -> bool {
-        let key = self.slot(offset).and_then(Slot::key);
+        let key = self.key(offset);
         #[cfg(feature = "sabotage")]
         let key = key.filter(|_| !sabotage::is_on(&sabotage::KEYS_DO_NOT_WAIT));
         if let Some(key) = key
-            && self.holders.get(&key).is_some_and(|holder| *holder != offset)
+            && self.holder_of(key).is_some_and(|holder| holder != offset)
         {
             self.set_state(offset, State::Blocked);
-            self.waiters.insert((key, offset));
+            self.add_waiter(key, offset);
             return true;
         }
-        match self.not_before.get(&offset).copied() {
-            Some(wait) if !wait.is_over(now) => {
-                self.delay(offset, wait.look_at(now), now);
-                true
-            }
-            Some(_) => {
-                self.not_before.remove(&offset);
-                false
-            }
-            None => false,
+        let Some(wait) = self.not_before.get(offset).copied() else { return false };
+        if let Some(look_at) = wait.look_at(now) {
+            self.delay(offset, look_at, now);
+            return true;
         }
+        self.not_before.remove(offset);
+        false
     }
 
     fn lease(&mut self, offset: i64, lease_ms: i64, now: Now) -> Acquired {
@@ -191,10 +220,9 @@ impl SharePartition {
             attempt = slot.deliveries;
         }
         self.set_state(offset, State::Leased);
-        let timer = self.wheel.insert(offset, now.monotonic_ms().saturating_add(lease_ms), now.wall_ms);
-        self.set_timer(offset, timer);
-        if let Some(key) = self.slot(offset).and_then(Slot::key) {
-            self.holders.insert(key, offset);
+        self.start_timer(offset, now.monotonic_ms().saturating_add(lease_ms), now);
+        if let Some(key) = self.key(offset) {
+            self.set_holder(key, offset);
         }
         Acquired { offset, generation, attempt, leased_until_ms: now.wall_ms.saturating_add(lease_ms) }
     }
@@ -206,7 +234,6 @@ impl SharePartition {
             return;
         }
         slot.deliveries -= 1;
-        self.stop_timer(offset);
         self.make_ready(offset);
         self.release_key(offset);
     }
@@ -227,7 +254,7 @@ impl SharePartition {
             return;
         }
         self.log_start = log_start;
-        let held: Vec<i64> = self.held.range(..log_start).map(|(offset, _)| *offset).collect();
+        let held: Vec<i64> = self.held.iter().map(|(offset, _)| offset).take_while(|o| *o < log_start).collect();
         let window = self.start..log_start.min(self.end());
         for offset in held.into_iter().chain(window) {
             let state = self.slot(offset).map_or(State::Settled, |slot| slot.state);
@@ -260,12 +287,11 @@ impl SharePartition {
                     let slot = self.slot_of(at, state, key);
                     self.count(slot.state, true);
                     self.note(Change::Held { offset: at, key: slot.key() });
-                    self.held.insert(at, Held { slot, timer: super::NONE });
+                    self.hold(at, slot, Timing::default());
                 }
                 Some(Durable::Waiting { .. } | Durable::GivenUp { .. }) | None => {
-                    if let Some(Durable::GivenUp { key: Some(key), .. }) = state {
-                        self.given_up.remove(&at);
-                        self.release(key, at);
+                    if let Some(Durable::GivenUp { key, .. }) = state {
+                        self.lose_parked(at, key);
                     }
                     self.totals.lost += (next - at).cast_unsigned();
                     self.note(Change::Settled { from: at, to: next, cause: Cause::Lost, by: None });
@@ -273,8 +299,14 @@ impl SharePartition {
             }
             at = next;
         }
-        self.start = log_start;
-        self.fresh = log_start;
+        self.jump_to(log_start);
         self.known.drop_below(log_start);
+    }
+
+    /// The window, which is empty, begins here.
+    fn jump_to(&mut self, start: i64) {
+        let block = block_of(self.start);
+        (self.start, self.fresh) = (start, start);
+        self.forget_if_empty(block);
     }
 }

@@ -60,7 +60,6 @@ impl SharePartition {
             return if before == Some(verdict) { Outcome::AlreadySettled } else { Outcome::Lost };
         }
         let by = Some(By { generation, verdict });
-        self.stop_timer(offset);
         match settlement {
             Settlement::Nack { delay_ms, reason } => {
                 let deliveries = self.slot(offset).map_or(0, |slot| slot.deliveries);
@@ -78,9 +77,8 @@ impl SharePartition {
 
     /// An extension never shortens.
     fn extend(&mut self, offset: i64, lease_ms: i64, now: Now) -> Outcome {
-        let timer = self.timer(offset);
-        let due = self.wheel.due_ms(timer).max(now.monotonic_ms().saturating_add(lease_ms));
-        self.wheel.postpone(timer, due);
+        let due = self.due_ms(self.timing(offset)).max(now.monotonic_ms().saturating_add(lease_ms));
+        self.postpone(offset, due);
         Outcome::Extended(now.wall_ms.saturating_add(due - now.monotonic_ms()))
     }
 
@@ -97,7 +95,7 @@ impl SharePartition {
         if !self.holds(lease) {
             return None;
         }
-        let left = self.wheel.due_ms(self.timer(lease.offset)) - now.monotonic_ms();
+        let left = self.due_ms(self.timing(lease.offset)) - now.monotonic_ms();
         Some(super::Acquired {
             offset: lease.offset,
             generation: lease.generation,
@@ -128,7 +126,7 @@ impl SharePartition {
         if let Some(cause) = cause {
             self.settle(offset, cause, None);
         } else {
-            self.given_up.remove(&offset);
+            self.given_up.remove(offset);
             if let Some(slot) = self.slot_mut(offset) {
                 slot.deliveries = 0;
             }
@@ -144,7 +142,7 @@ impl SharePartition {
     fn end_known(&mut self, offset: i64, cause: Option<Cause>) -> bool {
         let Some(Durable::GivenUp { key, .. }) = self.known.get(offset) else { return false };
         let (from, to) = (offset, offset + 1);
-        self.given_up.remove(&offset);
+        self.given_up.remove(offset);
         match cause {
             Some(cause) => {
                 self.known.set(from, to, Durable::Settled);

@@ -3,7 +3,6 @@
 use super::{Durable, SharePartition, Slot, State};
 use crate::coordinator::queue::change::Cause;
 use crate::coordinator::queue::durable::GivenUp;
-use std::collections::BTreeMap;
 
 /// Records by what they wait for. What was not looked at yet (from [`SharePartition::looked_at`] on) is in none of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -173,20 +172,23 @@ impl SharePartition {
     /// The keys behind which most records wait, at most `limit`.
     #[must_use]
     pub fn blocked_by(&self, limit: usize) -> Vec<BlockedBy> {
-        let mut waiting = BTreeMap::<u64, u64>::new();
-        for (key, _) in &self.waiters {
-            *waiting.entry(*key).or_default() += 1;
+        let mut waiting: Vec<(u64, u64)> = Vec::new();
+        for key in self.waiters.iter().map(|offset| self.key_at(*offset)) {
+            match waiting.last_mut().filter(|(last, _)| *last == key) {
+                Some((_, count)) => *count += 1,
+                None => waiting.push((key, 1)),
+            }
         }
-        let mut all: Vec<_> =
-            waiting.into_iter().filter_map(|(key, waiting)| self.holder(*self.holders.get(&key)?, waiting)).collect();
+        let blocked = |(key, waiting)| self.holder(self.holder_of(key)?, waiting);
+        let mut all: Vec<_> = waiting.into_iter().filter_map(blocked).collect();
         all.sort_by_key(|blocked| (std::cmp::Reverse(blocked.waiting), blocked.offset));
         all.truncate(limit);
         all
     }
 
     fn holder(&self, offset: i64, waiting: u64) -> Option<BlockedBy> {
-        let since_timer = || self.wheel.since_ms(self.timer(offset));
-        let since_given_up = || self.given_up.get(&offset).map_or(0, |given_up| given_up.at_ms);
+        let since_timer = || self.since_ms(self.timing(offset));
+        let since_given_up = || self.given_up.get(offset).map_or(0, |given_up| given_up.at_ms);
         let (state, since_ms) = match self.slot(offset).map(|slot| slot.state) {
             Some(State::Leased) => (HolderState::Leased, since_timer()),
             Some(State::Delayed) => (HolderState::Delayed, since_timer()),
@@ -198,7 +200,7 @@ impl SharePartition {
 
     /// Dead letters and parked records above an offset, in order.
     pub fn given_up(&self, after: i64) -> impl Iterator<Item = GivenUpRecord<'_>> {
-        self.given_up.range(after.saturating_add(1)..).filter_map(|(&offset, given_up)| {
+        self.given_up.from(after.saturating_add(1)).filter_map(|(offset, given_up)| {
             let (parked, deliveries) =
                 match (self.slot(offset).filter(|slot| slot.is_given_up()), self.known.get(offset)) {
                     (Some(slot), _) => (slot.state == State::Parked, slot.deliveries),
@@ -212,16 +214,14 @@ impl SharePartition {
     /// About how many bytes it takes.
     #[must_use]
     pub fn memory(&self) -> usize {
-        // A map's node holds five to eleven entries, so it is about two thirds full.
-        let tree = |entries: usize, bytes: usize| entries * (bytes + 8) * 3 / 2;
         self.slots.capacity() * size_of::<Slot>()
-            + self.timers.capacity() * size_of::<u32>()
+            + self.timings.capacity() * size_of::<super::Timing>()
             + self.ready.capacity() * size_of::<i64>()
-            + self.wheel.memory()
-            + tree(self.held.len(), 8 + size_of::<super::Held>())
-            + tree(self.holders.len(), 16)
-            + tree(self.waiters.len(), 16)
-            + tree(self.not_before.len(), 40)
-            + self.given_up.values().map(|g| tree(1, 40) + g.reason.len()).sum::<usize>()
+            + self.due.memory()
+            + self.held.memory()
+            + self.holders.memory()
+            + self.waiters.memory()
+            + self.not_before.memory()
+            + self.given_up.memory()
     }
 }

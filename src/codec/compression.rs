@@ -3,9 +3,10 @@
 //! **Invariant**: decompression gives at most [`DecompressLimit::max_bytes`], and reserves memory in proportion to
 //! what came out so far and not to what the input claims.
 
-use super::BatchError;
+use super::{BatchError, lz4_frame};
 use flate2::{read::MultiGzDecoder, write::GzEncoder};
-use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
+use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use zstd::zstd_safe;
 
@@ -43,6 +44,8 @@ const SNAPPY_MAX_RATIO: usize = 22;
 const ZSTD_LEVEL: i32 = 3;
 /// zstd's `dstSize_tooSmall`: its errors are negative numbers in a `size_t`.
 const ZSTD_DESTINATION_TOO_SMALL: usize = 0usize.wrapping_sub(70);
+/// How much more room gzip gets at once.
+const GZIP_STEP: usize = 32 << 10;
 /// How much comes out for a byte in, as the first guess of a decompressed size.
 const FIRST_GUESS_RATIO: usize = 4;
 
@@ -100,14 +103,66 @@ impl Compression {
 
     /// What `input` decompresses to.
     pub(super) fn decompress(self, input: &[u8], limit: DecompressLimit) -> Result<Vec<u8>, BatchError> {
+        let mut out = Vec::new();
+        let filled = self.decompress_into(input, limit, &mut out)?;
+        out.truncate(filled);
+        Ok(out)
+    }
+
+    /// Hands what `input` decompresses to on, for a look: in a buffer that each thread keeps, so that batch after batch costs
+    /// no memory and finds it in the processor's cache.
+    pub(super) fn look<T>(
+        self,
+        input: &[u8],
+        limit: DecompressLimit,
+        look: impl FnOnce(&[u8]) -> Result<T, BatchError>,
+    ) -> Result<T, BatchError> {
+        if self == Self::None {
+            return look(input);
+        }
+        LOOKED_AT.with(|kept| {
+            let mut out = kept.take();
+            let looked = self.decompress_into(input, limit, &mut out).and_then(|filled| look(&out[..filled]));
+            if out.capacity() <= KEPT_BYTES {
+                kept.replace(out);
+            }
+            looked
+        })
+    }
+
+    /// Decompresses over what stands in `out`; gives how many bytes came out.
+    fn decompress_into(self, input: &[u8], limit: DecompressLimit, out: &mut Vec<u8>) -> Result<usize, BatchError> {
         match self {
             Self::None if input.len() > limit.max_bytes => Err(BatchError::TooLarge(limit.max_bytes)),
-            Self::None => Ok(input.to_vec()),
-            Self::Gzip => read_all(MultiGzDecoder::new(input), input.len(), limit, "bad gzip data"),
-            Self::Snappy => decompress_snappy(input, limit),
-            Self::Lz4 => read_all(FrameDecoder::new(input), input.len(), limit, "bad lz4 data"),
-            Self::Zstd => decompress_zstd(input, limit),
+            Self::None => {
+                make_room(out, input.len(), limit);
+                out[..input.len()].copy_from_slice(input);
+                Ok(input.len())
+            }
+            Self::Gzip => decompress_gzip(input, limit, out),
+            Self::Snappy => decompress_snappy(input, limit, out),
+            Self::Lz4 => lz4_frame::decompress(input, limit, out),
+            Self::Zstd => decompress_zstd(input, limit, out),
         }
+    }
+}
+
+thread_local! {
+    /// What [`Compression::look`] decompresses into.
+    static LOOKED_AT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// zstd's tables, some 100 KiB.
+    static ZSTD: RefCell<zstd_safe::DCtx<'static>> = RefCell::new(zstd_safe::DCtx::create());
+}
+
+/// The most that a thread keeps of a buffer: what ordinary batches decompress to.
+const KEPT_BYTES: usize = 2 << 20;
+
+/// Makes `out` at least so long; what it gains is zero. It grows by half at least, but not past the limit.
+pub(super) fn make_room(out: &mut Vec<u8>, len: usize, limit: DecompressLimit) {
+    if out.len() < len {
+        let more = len.max((out.len() + out.len() / 2).min(limit.max_bytes));
+        out.reserve_exact(more - out.len());
+        out.resize(more, 0);
     }
 }
 
@@ -115,11 +170,28 @@ fn first_guess(input: usize, limit: DecompressLimit) -> usize {
     input.saturating_mul(FIRST_GUESS_RATIO).min(limit.max_bytes)
 }
 
-fn read_all(reader: impl Read, input: usize, limit: DecompressLimit, bad: &'static str) -> Result<Vec<u8>, BatchError> {
-    let mut out = Vec::with_capacity(first_guess(input, limit));
-    let one_more = limit.max_bytes.saturating_add(1) as u64;
-    reader.take(one_more).read_to_end(&mut out).map_err(|_| BatchError::Corrupt(bad))?;
-    if out.len() > limit.max_bytes { Err(BatchError::TooLarge(limit.max_bytes)) } else { Ok(out) }
+fn decompress_gzip(input: &[u8], limit: DecompressLimit, out: &mut Vec<u8>) -> Result<usize, BatchError> {
+    let bad = |_| BatchError::Corrupt("bad gzip data");
+    let mut decoder = MultiGzDecoder::new(input);
+    make_room(out, first_guess(input.len(), limit), limit);
+    let mut filled = 0;
+    loop {
+        if filled == limit.max_bytes {
+            // Is there more?
+            return match decoder.read(&mut [0]).map_err(bad)? {
+                0 => Ok(filled),
+                _ => Err(BatchError::TooLarge(limit.max_bytes)),
+            };
+        }
+        if filled == out.len() {
+            make_room(out, (filled + GZIP_STEP).min(limit.max_bytes), limit);
+        }
+        let end = out.len().min(limit.max_bytes);
+        match decoder.read(&mut out[filled..end]).map_err(bad)? {
+            0 => return Ok(filled),
+            n => filled += n,
+        }
+    }
 }
 
 fn compress_xerial(input: &[u8], out: &mut Vec<u8>) {
@@ -138,14 +210,13 @@ fn compress_xerial(input: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-fn decompress_snappy(input: &[u8], limit: DecompressLimit) -> Result<Vec<u8>, BatchError> {
-    let mut out = Vec::with_capacity(first_guess(input.len(), limit));
+fn decompress_snappy(input: &[u8], limit: DecompressLimit, out: &mut Vec<u8>) -> Result<usize, BatchError> {
     let mut decoder = snap::raw::Decoder::new();
     if !input.starts_with(&XERIAL_MAGIC) {
-        decompress_snappy_block(&mut decoder, input, &mut out, limit)?;
-        return Ok(out);
+        return decompress_snappy_block(&mut decoder, input, limit, out, 0);
     }
     let mut rest = input;
+    let mut filled = 0;
     while !rest.is_empty() {
         // Streams may be joined, each with its header.
         if rest.starts_with(&XERIAL_MAGIC) {
@@ -155,52 +226,55 @@ fn decompress_snappy(input: &[u8], limit: DecompressLimit) -> Result<Vec<u8>, Ba
         let (length, after) = rest.split_first_chunk::<4>().ok_or(BatchError::Corrupt("a snappy block is cut off"))?;
         let length = u32::from_be_bytes(*length) as usize;
         let block = after.get(..length).ok_or(BatchError::Corrupt("a snappy block is cut off"))?;
-        decompress_snappy_block(&mut decoder, block, &mut out, limit)?;
+        filled = decompress_snappy_block(&mut decoder, block, limit, out, filled)?;
         rest = &after[length..];
     }
-    Ok(out)
+    Ok(filled)
 }
 
+/// Decompresses a block behind what is filled; gives how far it is filled then.
 fn decompress_snappy_block(
     decoder: &mut snap::raw::Decoder,
     block: &[u8],
-    out: &mut Vec<u8>,
     limit: DecompressLimit,
-) -> Result<(), BatchError> {
+    out: &mut Vec<u8>,
+    filled: usize,
+) -> Result<usize, BatchError> {
     let bad = |_| BatchError::Corrupt("bad snappy data");
     let size = snap::raw::decompress_len(block).map_err(bad)?;
-    let start = out.len();
-    if size > limit.max_bytes - start {
+    if size > limit.max_bytes - filled {
         return Err(BatchError::TooLarge(limit.max_bytes));
     }
     if size > block.len().saturating_mul(SNAPPY_MAX_RATIO) {
         return Err(BatchError::Corrupt("a snappy block claims more than it can hold"));
     }
-    out.resize(start + size, 0);
-    decoder.decompress(block, &mut out[start..]).map_err(bad)?;
-    Ok(())
+    let end = filled + size;
+    make_room(out, end, limit);
+    decoder.decompress(block, &mut out[filled..end]).map_err(bad)?;
+    Ok(end)
 }
 
 /// In one call, into a buffer that grows when it was too small: zstd's streaming decoder would allocate the window
 /// that the input asks for.
-fn decompress_zstd(input: &[u8], limit: DecompressLimit) -> Result<Vec<u8>, BatchError> {
+fn decompress_zstd(input: &[u8], limit: DecompressLimit, out: &mut Vec<u8>) -> Result<usize, BatchError> {
     let claimed = zstd_safe::get_frame_content_size(input).ok().flatten().and_then(|n| usize::try_from(n).ok());
     // A claim is trusted as far as ordinary data compresses; what is denser than that takes another round.
     let most = input.len().saturating_mul(16 * FIRST_GUESS_RATIO).min(limit.max_bytes);
-    let mut capacity = claimed.map_or_else(|| first_guess(input.len(), limit), |n| n.min(most)).max(1);
-    let mut context = zstd_safe::DCtx::create();
-    loop {
-        let mut out = Vec::with_capacity(capacity);
-        match context.decompress(&mut out, input) {
-            Ok(_) if out.len() > limit.max_bytes => return Err(BatchError::TooLarge(limit.max_bytes)),
-            Ok(_) => return Ok(out),
-            Err(ZSTD_DESTINATION_TOO_SMALL) if capacity < limit.max_bytes => {
-                capacity = capacity.saturating_mul(4).min(limit.max_bytes);
+    let mut size = claimed.map_or_else(|| first_guess(input.len(), limit), |n| n.min(most)).max(1);
+    ZSTD.with_borrow_mut(|context| {
+        loop {
+            make_room(out, size, limit);
+            let room = out.len().min(limit.max_bytes);
+            match context.decompress(&mut out[..room], input) {
+                Ok(filled) => return Ok(filled),
+                Err(ZSTD_DESTINATION_TOO_SMALL) if room < limit.max_bytes => {
+                    size = room.saturating_mul(4).min(limit.max_bytes);
+                }
+                Err(ZSTD_DESTINATION_TOO_SMALL) => return Err(BatchError::TooLarge(limit.max_bytes)),
+                Err(_) => return Err(BatchError::Corrupt("bad zstd data")),
             }
-            Err(ZSTD_DESTINATION_TOO_SMALL) => return Err(BatchError::TooLarge(limit.max_bytes)),
-            Err(_) => return Err(BatchError::Corrupt("bad zstd data")),
         }
-    }
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@
 
 mod batch_builder;
 mod compression;
+#[cfg(test)]
+pub(crate) mod fuzz_tests;
+mod lz4_frame;
 pub mod messages;
 mod record_batch;
 mod varint;
@@ -16,4 +19,4 @@ pub use record_batch::{
     BatchError, BatchHeader, BatchProducer, HEADER_BYTES, HeaderViews, IndexedBatch, ProducedRecords, RecordBatch,
     RecordView, Records,
 };
-pub use wire::{Frame, MEMORY_PER_BYTE, RecordBytes, Uuid, WireError};
+pub use wire::{Frame, MEMORY_PER_BYTE, Piece, RecordBytes, StoredBytes, Uuid, WireError};

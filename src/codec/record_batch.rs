@@ -22,6 +22,8 @@
 
 mod indexed;
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests;
 
 pub use indexed::IndexedBatch;
@@ -251,19 +253,8 @@ impl RecordBatch {
             Compression::None => self.bytes.slice(HEADER_BYTES..),
             compressed => Bytes::from(compressed.decompress(&self.bytes[HEADER_BYTES..], limit)?),
         };
-        if header.record_count as usize > body.len() / MIN_RECORD_BYTES {
-            return Err(BatchError::Corrupt("it counts more records than its bytes can hold"));
-        }
-        let walk = Walk {
-            at: 0,
-            left: header.record_count as u32,
-            done: false,
-            base_offset: header.base_offset,
-            base_timestamp_ms: header.base_timestamp_ms,
-            append_time_ms: header.log_append_time.then_some(header.max_timestamp_ms),
-            least_delta: 0,
-            last_offset_delta: header.last_offset_delta,
-        };
+        check_count(header, &body)?;
+        let walk = Walk::new(header);
         Ok(Records { body, leader_epoch: header.leader_epoch, walk })
     }
 
@@ -284,14 +275,17 @@ impl RecordBatch {
         if !header.is_dense() {
             return Err(BatchError::Corrupt("its record count and last offset differ"));
         }
-        let mut found = ProducedRecords { max_timestamp_ms: i64::MIN, all_have_keys: true };
-        let mut records = self.records(limit)?;
-        while let Some(record) = records.next_view() {
-            let record = record?;
-            found.max_timestamp_ms = found.max_timestamp_ms.max(record.timestamp_ms);
-            found.all_have_keys &= record.key.is_some();
-        }
-        Ok(found)
+        header.compression.look(&self.bytes[HEADER_BYTES..], limit, |body| {
+            check_count(header, body)?;
+            let mut found = ProducedRecords { max_timestamp_ms: i64::MIN, all_have_keys: true };
+            let mut walk = Walk::new(header);
+            while let Some(record) = walk.step(body) {
+                let record = record?;
+                found.max_timestamp_ms = found.max_timestamp_ms.max(record.timestamp_ms);
+                found.all_have_keys &= record.key.is_some();
+            }
+            Ok(found)
+        })
     }
 
     /// A copy in memory of its own, so that it does not keep the frame it came in, with the greatest timestamp put right
@@ -464,7 +458,28 @@ struct Walk {
     last_offset_delta: i32,
 }
 
+/// Before anything is done for each of them.
+fn check_count(header: &BatchHeader, body: &[u8]) -> Result<(), BatchError> {
+    if header.record_count as usize > body.len() / MIN_RECORD_BYTES {
+        return Err(BatchError::Corrupt("it counts more records than its bytes can hold"));
+    }
+    Ok(())
+}
+
 impl Walk {
+    fn new(header: &BatchHeader) -> Self {
+        Self {
+            at: 0,
+            left: header.record_count as u32,
+            done: false,
+            base_offset: header.base_offset,
+            base_timestamp_ms: header.base_timestamp_ms,
+            append_time_ms: header.log_append_time.then_some(header.max_timestamp_ms),
+            least_delta: 0,
+            last_offset_delta: header.last_offset_delta,
+        }
+    }
+
     fn step<'a>(&mut self, body: &'a [u8]) -> Option<Result<RecordView<'a>, BatchError>> {
         if self.done {
             return None;

@@ -8,7 +8,8 @@
 //! Pure; used by `messages` alone, and through it by `kafka` and `client`.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use std::mem;
+use futures_util::future::BoxFuture;
+use std::{fmt, io, mem, sync::Arc};
 
 /// What reading may allocate for each byte of input. The densest message that means something, an array of structs whose
 /// fields are empty, takes 20.
@@ -171,7 +172,7 @@ pub struct Writer {
     /// What lies before the first shared part; it begins with the frame's length.
     first: Option<BytesMut>,
     /// Whole parts after it.
-    parts: Vec<Bytes>,
+    parts: Vec<Piece>,
     /// What is being written.
     open: BytesMut,
     version: i16,
@@ -211,13 +212,17 @@ impl Writer {
         if bytes.len() < SHARED_FROM {
             return self.put(bytes);
         }
+        self.put_piece(Piece::Memory(bytes.clone()));
+    }
+
+    fn put_piece(&mut self, piece: Piece) {
         let open = self.open.split();
         match self.first {
             None => self.first = Some(open),
             Some(_) if open.is_empty() => {}
-            Some(_) => self.parts.push(open.freeze()),
+            Some(_) => self.parts.push(Piece::Memory(open.freeze())),
         }
-        self.parts.push(bytes.clone());
+        self.parts.push(piece);
     }
 
     pub(super) fn unsigned_varint(&mut self, mut value: u32) {
@@ -243,27 +248,74 @@ impl Writer {
     pub(super) fn tagged<T: Wire>(&mut self, tag: u32, value: &T) {
         let mut inner = Self { first: None, parts: Vec::new(), open: BytesMut::new(), ..*self };
         value.write(&mut inner);
-        let bytes: Vec<Bytes> = inner.into_parts();
+        let pieces = inner.into_pieces();
         self.unsigned_varint(tag);
-        self.unsigned_varint(bytes.iter().map(Bytes::len).sum::<usize>() as u32);
-        bytes.iter().for_each(|part| self.put(part));
+        self.unsigned_varint(pieces.iter().map(Piece::len).sum::<usize>() as u32);
+        pieces.into_iter().for_each(|piece| self.put(&piece.into_memory()));
     }
 
-    fn into_parts(self) -> Vec<Bytes> {
-        let first = self.first.map(BytesMut::freeze);
-        let last = (!self.open.is_empty()).then(|| self.open.freeze());
+    fn into_pieces(self) -> Vec<Piece> {
+        let first = self.first.map(|first| Piece::Memory(first.freeze()));
+        let last = (!self.open.is_empty()).then(|| Piece::Memory(self.open.freeze()));
         first.into_iter().chain(self.parts).chain(last).collect()
     }
 
     /// The whole frame, its length in front.
     #[must_use]
     pub fn finish(mut self) -> Frame {
-        let shared: usize = self.parts.iter().map(Bytes::len).sum();
+        let shared: usize = self.parts.iter().map(Piece::len).sum();
         let len = self.first.as_ref().map_or(0, BytesMut::len) + shared + self.open.len();
         let length = i32::try_from(len - FRAME_LENGTH_BYTES).unwrap_or(i32::MAX);
         let start = self.first.as_mut().unwrap_or(&mut self.open);
         start[..FRAME_LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
-        Frame { len, parts: self.into_parts() }
+        Frame { len, pieces: self.into_pieces() }
+    }
+}
+
+/// Bytes that lie elsewhere, such as in a file, until they are sent.
+pub trait StoredBytes: Send + Sync + 'static {
+    /// How many there are; never none.
+    #[allow(clippy::len_without_is_empty)]
+    fn len(&self) -> usize;
+
+    /// Fills the buffer with those from `at` on.
+    fn read<'a>(&'a self, at: usize, buffer: &'a mut [u8]) -> BoxFuture<'a, io::Result<()>>;
+}
+
+/// A part of a frame.
+#[derive(Clone)]
+pub enum Piece {
+    /// In memory, shared with who holds it too.
+    Memory(Bytes),
+    /// To be read when it is sent.
+    Stored(Arc<dyn StoredBytes>),
+}
+
+impl Piece {
+    /// Bytes of it.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)] // none is empty
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Memory(bytes) => bytes.len(),
+            Self::Stored(stored) => stored.len(),
+        }
+    }
+
+    fn into_memory(self) -> Bytes {
+        match self {
+            Self::Memory(bytes) => bytes,
+            Self::Stored(_) => panic!("what is read here was made in memory"),
+        }
+    }
+}
+
+impl fmt::Debug for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(bytes) => bytes.fmt(f),
+            Self::Stored(stored) => write!(f, "{} bytes stored", stored.len()),
+        }
     }
 }
 
@@ -271,7 +323,7 @@ impl Writer {
 #[derive(Debug, Clone)]
 pub struct Frame {
     len: usize,
-    parts: Vec<Bytes>,
+    pieces: Vec<Piece>,
 }
 
 impl Frame {
@@ -282,17 +334,29 @@ impl Frame {
         self.len
     }
 
-    /// Its parts in order, none empty.
+    /// Its pieces in order, none empty.
+    #[must_use]
+    pub fn into_pieces(self) -> Vec<Piece> {
+        self.pieces
+    }
+
+    /// The same of a frame that is all in memory, as every one is that was not made from stored records.
+    ///
+    /// # Panics
+    /// If a part of it is not in memory.
     #[must_use]
     pub fn into_parts(self) -> Vec<Bytes> {
-        self.parts
+        self.pieces.into_iter().map(Piece::into_memory).collect()
     }
 
     /// What follows the length, in one piece: a copy, for tests and small frames.
+    ///
+    /// # Panics
+    /// As [`Self::into_parts`].
     #[must_use]
     pub fn body(&self) -> Bytes {
         let mut all = BytesMut::with_capacity(self.len);
-        self.parts.iter().for_each(|part| all.put_slice(part));
+        self.pieces.iter().for_each(|piece| all.put_slice(&piece.clone().into_memory()));
         all.advance(FRAME_LENGTH_BYTES);
         all.freeze()
     }
@@ -437,19 +501,25 @@ impl<T: Wire> Nullable for Vec<T> {
 
 /// Record batches one after another, as Produce and Fetch carry them: never parsed here, never copied.
 #[derive(Debug, Clone, Default)]
-pub struct RecordBytes(Vec<Bytes>);
+pub struct RecordBytes(Vec<Piece>);
 
 impl RecordBytes {
     /// Whole batches, to be sent from where they lie.
     #[must_use]
     pub fn new(batches: Vec<Bytes>) -> Self {
-        Self(batches)
+        Self(batches.into_iter().map(Piece::Memory).collect())
+    }
+
+    /// The same, of which some may not be in memory yet.
+    #[must_use]
+    pub const fn stored(pieces: Vec<Piece>) -> Self {
+        Self(pieces)
     }
 
     /// Bytes of them together.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.iter().map(Bytes::len).sum()
+        self.0.iter().map(Piece::len).sum()
     }
 
     /// Whether there are none.
@@ -459,33 +529,40 @@ impl RecordBytes {
     }
 
     /// All of them in one piece; a copy only if there are several pieces.
+    ///
+    /// # Panics
+    /// If some are not in memory, as all are that came in a message.
     #[must_use]
     pub fn into_bytes(mut self) -> Bytes {
         if self.0.len() == 1 {
-            return self.0.swap_remove(0);
+            return self.0.swap_remove(0).into_memory();
         }
         let mut all = BytesMut::with_capacity(self.len());
-        self.0.iter().for_each(|piece| all.put_slice(piece));
+        self.0.into_iter().for_each(|piece| all.put_slice(&piece.into_memory()));
         all.freeze()
     }
 }
 
 impl PartialEq for RecordBytes {
     fn eq(&self, other: &Self) -> bool {
-        let bytes = |records: &Self| records.0.iter().flatten().copied().collect::<Vec<u8>>();
-        self.len() == other.len() && bytes(self) == bytes(other)
+        self.len() == other.len() && self.clone().into_bytes() == other.clone().into_bytes()
     }
 }
 
 impl Nullable for RecordBytes {
     fn read_nullable(reader: &mut Reader) -> Result<Option<Self>, WireError> {
         let Some(bytes) = Bytes::read_nullable(reader)? else { return Ok(None) };
-        reader.charge(mem::size_of::<Bytes>())?;
-        Ok(Some(Self(vec![bytes])))
+        reader.charge(mem::size_of::<Piece>())?;
+        Ok(Some(Self(vec![Piece::Memory(bytes)])))
     }
 
     fn write_nullable(value: Option<&Self>, writer: &mut Writer) {
         writer.length(value.map(Self::len), false);
-        value.into_iter().flat_map(|records| &records.0).for_each(|piece| writer.put_shared(piece));
+        for piece in value.into_iter().flat_map(|records| &records.0) {
+            match piece {
+                Piece::Memory(bytes) => writer.put_shared(bytes),
+                stored @ Piece::Stored(_) => writer.put_piece(stored.clone()),
+            }
+        }
     }
 }

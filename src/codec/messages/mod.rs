@@ -369,6 +369,14 @@ macro_rules! structs {
             }
         }
 
+        #[cfg(test)]
+        impl $crate::codec::fuzz_tests::Arbitrary for $name {
+            #[allow(unused_variables)] // of one without fields
+            fn arbitrary(source: &mut $crate::codec::fuzz_tests::Source) -> Self {
+                Self { $($field: $crate::codec::fuzz_tests::Arbitrary::arbitrary(source),)* }
+            }
+        }
+
         impl Nullable for $name {
             fn read_nullable(reader: &mut Reader) -> Result<Option<Self>, WireError> {
                 match i8::read(reader)? {
@@ -413,4 +421,4 @@ macro_rules! messages {
 use {field_default, messages, read_untagged, structs, write_untagged};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

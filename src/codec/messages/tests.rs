@@ -1,7 +1,7 @@
 use super::*;
 use crate::codec::MEMORY_PER_BYTE;
-use proptest::{prelude::*, strategy::ValueTree as _};
-use std::time::Duration;
+use crate::codec::fuzz_tests::{Arbitrary, Source, exact, fuzz, peak_bytes};
+use proptest::prelude::*;
 
 /// Reads bytes as a message and checks that writing it and reading that again gives the same.
 fn read_and_write<M: Message + PartialEq + fmt::Debug>(version: i16, bytes: &[u8]) -> bool {
@@ -35,6 +35,12 @@ where
     assert!(R::decode(Bytes::new(), beyond).is_err());
 }
 
+fn made<R: Request + Arbitrary>(source: &mut Source) -> Bytes {
+    let version = source.pick(&R::API.versions().collect::<Vec<_>>());
+    let client = source.pick(&["fuzz", "other"]);
+    encode_request(version, source.below(9) as i32, Some(client), &R::arbitrary(source)).body()
+}
+
 macro_rules! every_request {
     ($($module:ident::$request:ident,)*) => {
         #[test]
@@ -42,6 +48,15 @@ macro_rules! every_request {
             let requests = [$(<$module::$request as Message>::API),*];
             assert!(ApiKey::ALL.iter().all(|api| requests.contains(api)), "the list below misses one");
             $(round_trips::<$module::$request>();)*
+        }
+
+        /// One for each request.
+        const FUZZED: &[fn(&mut Source)] = &[$(fuzz_request::<$module::$request>,)*];
+
+        /// A whole frame of any request, without its length.
+        pub(crate) fn any_request(source: &mut Source) -> Bytes {
+            const MADE: &[fn(&mut Source) -> Bytes] = &[$(made::<$module::$request>,)*];
+            MADE[source.below(MADE.len())](source)
         }
 
         /// Reads the bytes as everything that they could be; how many they are.
@@ -216,19 +231,63 @@ proptest! {
     }
 }
 
-/// The same for as long as `SLUICE_FUZZ_SECONDS` says; without it a moment.
-#[test]
-fn for_longer_if_asked() {
-    let seconds = option_env_seconds();
-    let mut runner = proptest::test_runner::TestRunner::default();
-    let end = tokio::time::Instant::now() + Duration::from_secs(seconds);
-    let mut read = 0;
-    while tokio::time::Instant::now() < end || read == 0 {
-        let bytes = likely_bytes().new_tree(&mut runner).unwrap().current();
-        read += read_as_everything(&bytes);
-    }
+/// A made-up request with its response, whole and damaged, in any version.
+fn fuzz_request<R: Request + Arbitrary + fmt::Debug>(source: &mut Source)
+where
+    R::Response: Arbitrary + fmt::Debug,
+{
+    let versions = R::API.versions();
+    let version = source.pick(&versions.clone().collect::<Vec<_>>());
+    let request = encode_request(version, 7, Some("fuzz"), &R::arbitrary(source)).body();
+    let mut body = request.clone();
+    RequestHeader::split_from(&mut body).expect("what we write, we read");
+    fuzz_message::<R>(source, version, &body);
+    let response = encode_response(version, 7, &R::Response::arbitrary(source)).body();
+    let header = 4 + usize::from(R::API.has_flexible_response_header(version));
+    fuzz_message::<R::Response>(source, version, &response[header..]);
+    let mut damaged = request.to_vec();
+    source.damage(&mut damaged);
+    let mut damaged = exact(&damaged);
+    let len = damaged.len();
+    let (_, peak) = peak_bytes(|| RequestHeader::split_from(&mut damaged).is_ok());
+    assert!(peak <= MEMORY_PER_BYTE * len + SHARING_BYTES, "{peak} bytes for a header in {len}");
 }
 
-fn option_env_seconds() -> u64 {
-    std::env::var("SLUICE_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+/// Sharing parts of a message costs a count once, whatever its size.
+const SHARING_BYTES: usize = 64;
+
+fn fuzz_message<M: Message + fmt::Debug>(source: &mut Source, version: i16, whole: &[u8]) {
+    assert!(read_in_bounds::<M>(version, whole), "{} {version}: what we write, we read", M::API);
+    for cut in [0, source.below(whole.len() + 1)] {
+        assert!(cut == 0 && whole.is_empty() || !read_in_bounds::<M>(version, &whole[..cut]) || cut == whole.len());
+    }
+    let mut damaged = whole.to_vec();
+    source.damage(&mut damaged);
+    read_in_bounds::<M>(version, &damaged);
+    // Sent as what it is not.
+    let versions = M::API.versions();
+    let other = source.pick(&versions.collect::<Vec<_>>());
+    read_in_bounds::<M>(other, whole);
+    read_in_bounds::<M>(other, &damaged);
+}
+
+/// Reads a message within the memory that it may take; one that can be read means the same when it is written again.
+fn read_in_bounds<M: Message + fmt::Debug>(version: i16, bytes: &[u8]) -> bool {
+    let body = exact(bytes);
+    let (read, peak) = peak_bytes(|| M::decode(body.clone(), version));
+    assert!(peak <= MEMORY_PER_BYTE * bytes.len() + SHARING_BYTES, "{} {version}: {peak} bytes of {bytes:?}", M::API);
+    let Ok(message) = read else { return false };
+    let written = encode_response(version, 7, &message).body();
+    let header = 4 + usize::from(M::API.has_flexible_response_header(version));
+    let again = M::decode(written.slice(header..), version).expect("what we write, we read");
+    assert_eq!(format!("{message:?}"), format!("{again:?}"), "{} {version}", M::API);
+    true
+}
+
+#[test]
+fn fuzz_any_message_is_read_within_its_bound() {
+    fuzz("messages", 2000, |source| {
+        let request = source.below(ApiKey::ALL.len());
+        FUZZED[request](source);
+    });
 }

@@ -3,6 +3,7 @@
 //	bench create  bootstrap= topic= partitions= [NAME=VALUE…]      a topic; the rest is its configuration
 //	bench produce bootstrap= topic= size= seconds= [codec=]        as fast as it goes
 //	bench rate    bootstrap= topic= size= seconds= rate=           in open loop: latency counts from when a record was due
+//	bench batches bootstrap= topic= size= seconds= partitions=     batches of 1,000 made before, several in flight: the wire alone
 //	bench consume bootstrap= topic= seconds=                       from the start, as fast as it goes, to the end or the time
 //
 // Each prints one JSON object.
@@ -10,9 +11,13 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"math/rand"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -86,7 +91,8 @@ func values(size int) [][]byte {
 }
 
 var codecs = map[string]kgo.CompressionCodec{
-	"": kgo.NoCompression(), "lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
+	"": kgo.NoCompression(), "gzip": kgo.GzipCompression(), "snappy": kgo.SnappyCompression(), "lz4": kgo.Lz4Compression(),
+	"zstd": kgo.ZstdCompression(),
 }
 
 func produce() {
@@ -137,7 +143,9 @@ func rate() {
 	check(producer.Flush(context.Background()))
 	elapsed := time.Since(started).Seconds()
 	slices.Sort(latencies)
-	at := func(share float64) float64 { return latencies[min(len(latencies)-1, int(share*float64(len(latencies))))] }
+	at := func(share float64) float64 {
+		return latencies[min(len(latencies)-1, int(share*float64(len(latencies))))]
+	}
 	say(map[string]any{"records": len(latencies), "seconds": elapsed, "p50": at(0.5), "p90": at(0.9), "p99": at(0.99),
 		"p999": at(0.999), "max": at(1)})
 }
@@ -164,10 +172,83 @@ func consume() {
 	say(map[string]any{"records": records, "bytes": bytes, "seconds": last.Sub(started).Seconds()})
 }
 
+// A whole batch of 1,000 records, as a producer would make it.
+func batch(pool [][]byte) []byte {
+	var records []byte
+	for n := range 1000 {
+		record := kmsg.Record{OffsetDelta: int32(n), Value: pool[n%len(pool)]}
+		body := record.AppendTo(nil)[1:] // without the length, which is 0 here and so one byte
+		records = binary.AppendVarint(records, int64(len(body)))
+		records = append(records, body...)
+	}
+	now := time.Now().UnixMilli()
+	made := kmsg.RecordBatch{
+		Length: int32(49 + len(records)), PartitionLeaderEpoch: -1, Magic: 2, LastOffsetDelta: 999, FirstTimestamp: now,
+		MaxTimestamp: now, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1, NumRecords: 1000, Records: records,
+	}
+	bytes := made.AppendTo(nil)
+	binary.BigEndian.PutUint32(bytes[17:], crc32.Checksum(bytes[21:], crc32.MakeTable(crc32.Castagnoli)))
+	return bytes
+}
+
+// Four connections with three requests in flight each, one batch a request.
+func batches() {
+	records, stored := batch(values(number("size"))), atomic.Int64{}
+	partitions, turn := number("partitions"), atomic.Int32{}
+	var workers sync.WaitGroup
+	started := time.Now()
+	end := started.Add(time.Duration(number("seconds")) * time.Second)
+	for range 4 {
+		connection, err := net.Dial("tcp", options["bootstrap"])
+		check(err)
+		places := make(chan struct{}, 3)
+		workers.Go(func() {
+			defer close(places)
+			for id := int32(0); time.Now().Before(end); id++ {
+				request := kmsg.NewPtrProduceRequest()
+				request.Version, request.Acks, request.TimeoutMillis = 9, -1, 30_000
+				partition := kmsg.NewProduceRequestTopicPartition()
+				partition.Partition = turn.Add(1) % int32(partitions)
+				// The batch is the last field before three empty lists of tags: what comes before it is small, and it is not copied.
+				partition.Records = []byte{0}
+				topic := kmsg.NewProduceRequestTopic()
+				topic.Topic, topic.Partitions = options["topic"], append(topic.Partitions, partition)
+				request.Topics = append(request.Topics, topic)
+				front := kmsg.NewRequestFormatter(kmsg.FormatterClientID("bench")).AppendRequest(nil, request, id)
+				front = front[:len(front)-5] // the length and byte that stand for the batch, and the tags
+				front = binary.AppendUvarint(front, uint64(len(records)+1))
+				tail := []byte{0, 0, 0}
+				binary.BigEndian.PutUint32(front, uint32(len(front)+len(records)+len(tail)-4))
+				places <- struct{}{}
+				buffers := net.Buffers{front, records, tail}
+				_, err := buffers.WriteTo(connection)
+				check(err)
+			}
+		})
+		workers.Go(func() {
+			for range places {
+				var length [4]byte
+				_, err := io.ReadFull(connection, length[:])
+				check(err)
+				answer := make([]byte, binary.BigEndian.Uint32(length[:]))
+				_, err = io.ReadFull(connection, answer)
+				check(err)
+				response := kmsg.NewPtrProduceResponse()
+				response.Version = 9
+				check(response.ReadFrom(answer[5:])) // the correlation id, and no tags
+				check(kerr.ErrorForCode(response.Topics[0].Partitions[0].ErrorCode))
+				stored.Add(1000)
+			}
+		})
+	}
+	workers.Wait()
+	say(map[string]any{"records": stored.Load(), "seconds": time.Since(started).Seconds()})
+}
+
 func main() {
 	for _, pair := range os.Args[2:] {
 		name, value, _ := strings.Cut(pair, "=")
 		options[name] = value
 	}
-	map[string]func(){"create": create, "produce": produce, "rate": rate, "consume": consume}[os.Args[1]]()
+	map[string]func(){"create": create, "produce": produce, "rate": rate, "consume": consume, "batches": batches}[os.Args[1]]()
 }

@@ -363,7 +363,6 @@ fn kafka_settings(config: &ServerConfig, advertised: Option<(String, u16)>) -> k
         host,
         port,
         request_memory: share(config.memory, PART).min(KAFKA_BYTES),
-        fetch_bytes: share(config.memory, 16).clamp(1 << 20, 8 << 20),
         auto_create_topics: config.auto_create_topics,
         ..defaults
     }

@@ -20,9 +20,9 @@
 //! **Invariant**: a [`RecordBatch`] has a header that contradicts neither itself nor the number of bytes. Nothing is
 //! said of its CRC and records until they were asked for.
 
-mod indexed;
 #[cfg(test)]
 mod fuzz_tests;
+mod indexed;
 #[cfg(test)]
 mod tests;
 

@@ -273,9 +273,9 @@ impl Writer {
 }
 
 /// Bytes that lie elsewhere, such as in a file, until they are sent.
+#[allow(clippy::len_without_is_empty)] // there are never none
 pub trait StoredBytes: Send + Sync + 'static {
-    /// How many there are; never none.
-    #[allow(clippy::len_without_is_empty)]
+    /// How many there are.
     fn len(&self) -> usize;
 
     /// Fills the buffer with those from `at` on.

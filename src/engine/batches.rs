@@ -13,7 +13,7 @@ use std::ops::Range;
 use tokio::time::{Duration, timeout};
 
 /// The most that a batch may decompress to: what readers take apart.
-const DECOMPRESSED_BATCH: DecompressLimit = DecompressLimit { max_bytes: 64 << 20 };
+pub const DECOMPRESSED_BATCH: DecompressLimit = DecompressLimit { max_bytes: 64 << 20 };
 /// Producer ids of one block, as in Kafka.
 const BLOCK: u32 = 1000;
 /// The longest wait for an acknowledgement.
@@ -29,7 +29,7 @@ impl RoutedEngine {
         &self,
         request: ProduceBatch,
     ) -> Result<impl Future<Output = Result<ProducedBatch, EngineError>> + Send + use<>, EngineError> {
-        let ProduceBatch { topic, partition: id, batch, acks: _, timeout: wait } = request;
+        let ProduceBatch { topic, partition: id, batch, verified, owns_memory, acks: _, timeout: wait } = request;
         let (info, partition) = self.partition(topic, id)?;
         if info.name.is_internal() {
             return Err(EngineError::InternalTopic(info.name.clone()));
@@ -41,11 +41,15 @@ impl RoutedEngine {
         if batch.header().transactional {
             return Err(EngineError::Unsupported("transactions"));
         }
-        let found = batch.verify_produced(DECOMPRESSED_BATCH)?;
+        let found = match verified {
+            Some(found) => found,
+            None => batch.verify_produced(DECOMPRESSED_BATCH)?,
+        };
         if info.config.cleanup_policy.compact && !found.all_have_keys {
             return Err(RecordError::KeyRequired.into());
         }
-        let batch = batch.detached(found.max_timestamp_ms);
+        let is_right = batch.header().max_timestamp_ms == found.max_timestamp_ms;
+        let batch = if owns_memory && is_right { batch } else { batch.detached(found.max_timestamp_ms) };
         let appended = partition.append_batch(batch).map_err(|e| replication_error(&info, id, e))?;
         Ok(async move {
             let outcome = timeout(wait.min(MAX_WAIT), appended).await.map_err(|_| EngineError::TimedOut)?;

@@ -15,7 +15,7 @@ mod request;
 mod routed;
 mod topics;
 
-pub use crate::codec::{BatchError, DecompressLimit, RecordBatch, RecordView, Records};
+pub use crate::codec::{BatchError, DecompressLimit, Piece, ProducedRecords, RecordBatch, RecordView, Records};
 pub use crate::coordinator::group::{
     Assignment, CommitOffsets, CommitResults, CommittedOffset, GroupDescription, GroupError, GroupHeartbeat,
     GroupListing, GroupOffsets, GroupProtocol, GroupSettings, GroupState, HttpMember, JoinGroup, JoinedGroup,
@@ -28,6 +28,7 @@ pub use crate::coordinator::queue::{
     SettleOutcome, Settlement, Totals as QueueTotals,
 };
 pub use crate::log::ProducerSummary;
+pub use batches::DECOMPRESSED_BATCH;
 pub use error::{EngineError, RecordError, SideEffects};
 pub use groups::{GroupPosition, Groups};
 pub use produce::check_record;
@@ -38,7 +39,8 @@ pub use queues::{
 pub use request::{
     Acks, AlterTopic, BrokerInfo, ClusterInfo, CreateTopic, EpochEnd, FetchRequest, FetchResponse, IdempotencyTag,
     OffsetSpec, PartitionDescription, ProduceBatch, ProduceReceipt, ProduceRequest, ProducedBatch, ProducedRecord,
-    RecordToProduce, SnapshotPage, TaggedContent, TimestampSpec, TopicDescription, TopicInfo, Truncation, ViewSnapshot,
+    RecordToProduce, SnapshotPage, StoredFetch, TaggedContent, TimestampSpec, TopicDescription, TopicInfo, Truncation,
+    ViewSnapshot,
 };
 pub use routed::{EngineSettings, RoutedEngine};
 
@@ -113,6 +115,20 @@ pub trait Engine: Send + Sync + 'static {
     /// Batches from one partition, from the one that holds `from`; empty at the end. Never waits for new records:
     /// [`Engine::watch`] does.
     fn fetch(&self, request: FetchRequest) -> Answer<'_, FetchResponse>;
+    /// The same for who only hands the bytes on, and whose client checks them (a Kafka consumer does): they may stay on the
+    /// disk until they are sent.
+    fn fetch_stored(&self, request: FetchRequest) -> Answer<'_, StoredFetch> {
+        Box::pin(async move {
+            let FetchResponse { batches, log_start, high_watermark, .. } = self.fetch(request).await?;
+            Ok(StoredFetch {
+                first_batch: batches.first().map_or(0, |batch| batch.header().size),
+                next_offset: batches.last().map_or(request.from, |batch| batch.header().next_offset()),
+                pieces: batches.iter().map(|batch| Piece::Memory(batch.bytes().clone())).collect(),
+                log_start,
+                high_watermark,
+            })
+        })
+    }
     /// The partition's progress; the sender is dropped when the partition is deleted.
     fn watch(&self, topic: TopicId, partition: PartitionId) -> Result<watch::Receiver<PartitionProgress>, EngineError>;
     /// Where to start for a point in time, or an end of the log.

@@ -1,7 +1,7 @@
 //! What goes through the engine's port.
 
 use super::EngineError;
-use crate::codec::RecordBatch;
+use crate::codec::{Piece, ProducedRecords, RecordBatch};
 use crate::types::{
     BrokerId, ClusterId, HighWatermark, LeaderEpoch, LogEndOffset, LogStartOffset, Offset, PartitionId, Record,
     StoredRecord, TopicConfig, TopicId, TopicName,
@@ -180,6 +180,11 @@ pub struct ProduceBatch {
     pub partition: PartitionId,
     /// One batch as it came; its offset and epoch are the leader's to set.
     pub batch: RecordBatch,
+    /// What [`RecordBatch::verify_produced`] found, if the caller had it looked at within [`super::DECOMPRESSED_BATCH`]
+    /// already; otherwise that is done first.
+    pub verified: Option<ProducedRecords>,
+    /// The batch is nearly all of the memory that its bytes lie in, so that it may keep that.
+    pub owns_memory: bool,
     /// The acknowledgement asked for.
     pub acks: Acks,
     /// How long to wait for it.
@@ -231,6 +236,21 @@ pub struct FetchResponse {
     pub high_watermark: HighWatermark,
     /// The leadership that answered.
     pub leader_epoch: LeaderEpoch,
+}
+
+/// Batches of one partition, as bytes to hand on.
+#[derive(Debug, Clone)]
+pub struct StoredFetch {
+    /// Whole batches as stored, in order, as in [`FetchResponse::batches`]. Only their headers were looked at.
+    pub pieces: Vec<Piece>,
+    /// Bytes of the first batch; 0 if there is none.
+    pub first_batch: usize,
+    /// The offset after them; the one asked for if there are none.
+    pub next_offset: Offset,
+    /// First readable offset.
+    pub log_start: LogStartOffset,
+    /// First offset that can not be read yet.
+    pub high_watermark: HighWatermark,
 }
 
 /// A place in a partition by meaning.

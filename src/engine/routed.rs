@@ -9,9 +9,10 @@ use super::queues::{QueueCoordinators, Queues};
 use super::{
     AlterTopic, Answer, BrokerInfo, ClusterInfo, CreateTopic, Engine, EngineError, EpochEnd, FetchRequest,
     FetchResponse, GroupSettings, LeaseSigner, OffsetSpec, ProduceBatch, ProduceReceipt, ProduceRequest, ProducedBatch,
-    ProducerSummary, RecordError, SnapshotPage, TimestampSpec, TopicDescription, TopicInfo, Truncation, ViewSnapshot,
+    ProducerSummary, RecordError, SnapshotPage, StoredFetch, TimestampSpec, TopicDescription, TopicInfo, Truncation,
+    ViewSnapshot,
 };
-use crate::log::LogError;
+use crate::log::{LogError, StoredRead};
 use crate::metadata::{Metadata, MetadataError, Refusal};
 use crate::replication::{Partition, ReplicaManager, ReplicationError, TopicReplicas};
 use crate::sys::Sys;
@@ -289,6 +290,17 @@ impl Engine for RoutedEngine {
                 high_watermark: read.progress.high_watermark,
                 leader_epoch: read.progress.leader_epoch,
             })
+        })
+    }
+
+    fn fetch_stored(&self, request: FetchRequest) -> Answer<'_, StoredFetch> {
+        Box::pin(async move {
+            let FetchRequest { topic, partition: id, from, max_bytes } = request;
+            let (info, partition) = self.partition(topic, id)?;
+            let read = partition.read_stored(from, max_bytes).await.map_err(|e| replication_error(&info, id, e))?;
+            let (StoredRead { pieces, first_batch, next_offset }, progress) = read;
+            let (log_start, high_watermark) = (progress.log_start, progress.high_watermark);
+            Ok(StoredFetch { pieces, first_batch, next_offset, log_start, high_watermark })
         })
     }
 

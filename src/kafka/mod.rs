@@ -10,6 +10,8 @@ mod api;
 mod connection;
 mod error_code;
 mod fetch_session;
+#[cfg(test)]
+mod fuzz_tests;
 mod listener;
 
 pub use error_code::ErrorCode;
@@ -40,7 +42,7 @@ pub struct Settings {
     pub connections: usize,
     /// Bytes of all requests that are read or under way.
     pub request_memory: usize,
-    /// About the most record bytes of one fetch response.
+    /// About the most record bytes of one fetch response, as Kafka's `fetch.max.bytes`. They are read while they are sent.
     pub fetch_bytes: usize,
     /// A connection without a request for this long is closed.
     pub idle_timeout: Duration,
@@ -57,7 +59,7 @@ impl Default for Settings {
             port: 9092,
             connections: 10_000,
             request_memory: 64 << 20,
-            fetch_bytes: 8 << 20,
+            fetch_bytes: 55 << 20,
             idle_timeout: Duration::from_mins(10),
             drain_timeout: Duration::from_secs(30),
             auto_create_topics: true,

@@ -36,6 +36,7 @@ pub mod sabotage;
 mod segment;
 mod snapshot;
 mod sparse_index;
+mod stored_read;
 mod tail_ring;
 #[cfg(test)]
 mod tests;
@@ -49,3 +50,4 @@ pub use inspect::{PartitionReport, Problem, inspect};
 pub use log_manager::{LogManager, OpenProgress};
 pub use partition_log::{Append, AppendOutcome, AppendRecords, IdempotencyEntry, IdempotencyMark, PartitionLog};
 pub use producer_state::ProducerSummary;
+pub use stored_read::StoredRead;

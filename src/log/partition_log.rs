@@ -2,6 +2,7 @@
 
 use super::core::LogCore;
 use super::producer_state::ProducerSummary;
+use super::stored_read::StoredRead;
 use super::{LogConfig, LogError, WatermarkSource};
 use crate::codec::RecordBatch;
 use crate::types::{
@@ -129,6 +130,14 @@ impl PartitionLog {
     /// [`LogError::OffsetOutOfRange`], or what the disk says.
     pub async fn read(&self, from: Offset, end: Offset, max_bytes: usize) -> Result<Vec<RecordBatch>, LogError> {
         self.core.read(from, end, max_bytes).await
+    }
+
+    /// The same, where the batches may stay on the disk until they are sent: unchecked but for their headers.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_stored(&self, from: Offset, end: Offset, max_bytes: usize) -> Result<StoredRead, LogError> {
+        self.core.read_stored(from, end, max_bytes).await
     }
 
     /// The progress that readers see; changes after each commit. Dropped when the log is deleted.

@@ -29,7 +29,7 @@ const REPLACED_ATTEMPTS: usize = 3;
 const DECOMPRESS_BYTES: usize = 256 << 20;
 
 /// Why a read failed.
-enum ReadError {
+pub(super) enum ReadError {
     Io(io::Error),
     Corrupt(String),
 }
@@ -57,25 +57,38 @@ impl LogCore {
         end: Offset,
         max_bytes: usize,
     ) -> Result<Vec<RecordBatch>, LogError> {
-        self.check_online()?;
-        let (log_start, log_end) = (self.progress().log_start, self.log_end());
-        if from < log_start.offset() || from > log_end {
-            return Err(LogError::OffsetOutOfRange { requested: from, log_start, log_end: log_end.into() });
-        }
-        let end = end.min(log_end);
+        let end = self.check_range(from, end)?;
         if from >= end {
             return Ok(Vec::new());
         }
         if let Some(batches) = self.tail.read(from, end, max_bytes).filter(|batches| !batches.is_empty()) {
             return Ok(batches);
         }
-        match self.read_segments(Access::Resident, from, end, max_bytes) {
+        self.read_resident_first(move |core, access| core.read_segments(access, from, end, max_bytes)).await
+    }
+
+    /// Where a read of these offsets ends.
+    pub(super) fn check_range(&self, from: Offset, end: Offset) -> Result<Offset, LogError> {
+        self.check_online()?;
+        let (log_start, log_end) = (self.progress().log_start, self.log_end());
+        if from < log_start.offset() || from > log_end {
+            return Err(LogError::OffsetOutOfRange { requested: from, log_start, log_end: log_end.into() });
+        }
+        Ok(end.min(log_end))
+    }
+
+    /// Reads what is in memory here and now, and the rest on a thread that may block.
+    pub(super) async fn read_resident_first<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl Fn(&Self, Access) -> Result<T, ReadError> + Clone + Send + 'static,
+    ) -> Result<T, LogError> {
+        match read(self, Access::Resident) {
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
             // A segment that compaction or retention has just removed: look again, where it may be opened.
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
             result => return result.map_err(ReadError::into_log),
         }
-        self.find_again(move |core| core.read_segments(Access::Blocking, from, end, max_bytes)).await
+        self.find_again(move |core| read(core, Access::Blocking)).await
     }
 
     /// Reads on a thread that may block, and once more where a segment was replaced under the reader's eyes: the change
@@ -158,15 +171,10 @@ impl LogCore {
         end: Offset,
         max_bytes: usize,
     ) -> Result<Vec<RecordBatch>, ReadError> {
-        let file = segment.log.id();
-        let hint = self.hints.lock().iter().find(|hint| hint.file == file && hint.offset == from).copied();
-        let position = match hint {
-            Some(hint) => hint.position,
-            None => segment.position_before(&self.context.files, access, from)?,
-        };
+        let (position, by_index) = self.position_for(access, segment, from)?;
         let mut walk = SegmentRead { core: self, access, segment, from, end, max_bytes };
-        match walk.run(position, hint.is_none()) {
-            Err(ReadError::Corrupt(why)) if position > 0 && hint.is_none() => {
+        match walk.run(position, by_index) {
+            Err(ReadError::Corrupt(why)) if position > 0 && by_index => {
                 // Either the batch or the index is damaged: a walk from the start tells.
                 tracing::warn!(path = %segment.log.path().display(), position, why, "an index entry leads nowhere");
                 walk.run(0, true)
@@ -175,7 +183,17 @@ impl LogCore {
         }
     }
 
-    fn remember(&self, hint: PositionHint) {
+    /// Where to begin to look for an offset, and whether the index says so, or a reader that was there.
+    pub(super) fn position_for(&self, access: Access, segment: &LogSegment, from: Offset) -> io::Result<(u64, bool)> {
+        let file = segment.log.id();
+        let hint = self.hints.lock().iter().find(|hint| hint.file == file && hint.offset == from).copied();
+        match hint {
+            Some(hint) => Ok((hint.position, false)),
+            None => Ok((segment.position_before(&self.context.files, access, from)?, true)),
+        }
+    }
+
+    pub(super) fn remember(&self, hint: PositionHint) {
         let mut hints = self.hints.lock();
         if hints.len() >= HINTS {
             hints.pop_front();

@@ -174,6 +174,17 @@ impl LogSegment {
         Ok(entry.map_or(0, |entry| u64::from(entry.position)))
     }
 
+    /// The position of the last batch that the index knows to begin below `position`; 0 where it knows none.
+    pub(super) fn last_batch_before(&self, files: &OpenFiles, access: Access, position: u64) -> io::Result<u64> {
+        let entry = self.offsets.last_where(files, access, |entry| u64::from(entry.position) < position)?;
+        Ok(entry.map_or(0, |entry| u64::from(entry.position)))
+    }
+
+    /// The position of the last batch that the index knows to end below `end`; 0 where it knows none.
+    pub(super) fn last_batch_below(&self, files: &OpenFiles, access: Access, end: Offset) -> io::Result<u64> {
+        self.position_before(files, access, end.plus(-1))
+    }
+
     /// An offset below which no record of this segment is as late as `timestamp_ms`.
     pub(super) fn offset_before(&self, files: &OpenFiles, access: Access, timestamp_ms: i64) -> io::Result<Offset> {
         let entry = self.times.lookup(files, access, timestamp_ms.saturating_sub(1))?;

@@ -171,9 +171,19 @@ impl<E: IndexEntry> SparseIndex<E> {
 
     /// The entry with the greatest key at or below this one.
     pub(super) fn lookup(&self, files: &OpenFiles, access: Access, key: i64) -> io::Result<Option<E>> {
+        self.last_where(files, access, |entry| entry.key() <= key)
+    }
+
+    /// The last entry of which `holds` is true; it is true of all before that one.
+    pub(super) fn last_where(
+        &self,
+        files: &OpenFiles,
+        access: Access,
+        holds: impl Fn(&E) -> bool,
+    ) -> io::Result<Option<E>> {
         let flushed = {
             let state = self.state.lock();
-            let after = state.pending.partition_point(|entry| entry.key() <= key);
+            let after = state.pending.partition_point(&holds);
             if after > 0 {
                 return Ok(Some(state.pending[after - 1]));
             }
@@ -183,17 +193,17 @@ impl<E: IndexEntry> SparseIndex<E> {
             return Ok(None);
         }
         let file = files.get(&self.slot, access)?;
-        let (mut low, mut high) = (0, flushed); // entries below `low` are at or below the key, from `high` on above
+        let (mut low, mut high) = (0, flushed); // it holds of those below `low`, and not from `high` on
         while high - low > PAGE_ENTRIES {
             let middle = low + (high - low) / 2;
             match read_entries::<E>(&*file, access, middle, 1)?.first() {
-                Some(entry) if entry.key() <= key => low = middle,
+                Some(entry) if holds(entry) => low = middle,
                 Some(_) => high = middle,
                 None => return Ok(None), // the file is shorter than it was: as if there were no index
             }
         }
         let page = read_entries::<E>(&*file, access, low, high - low)?;
-        Ok(page.into_iter().take_while(|entry| entry.key() <= key).last())
+        Ok(page.into_iter().take_while(holds).last())
     }
 
     /// Keeps only the entries that `keep` holds of, up to the first that it does not, or whose key does not rise.

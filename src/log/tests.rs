@@ -5,6 +5,7 @@ mod batches;
 mod compact;
 mod crash;
 mod manage;
+mod stored;
 
 use super::*;
 use crate::sys::sim::{self, SimDisk};

@@ -5,7 +5,9 @@
 use super::partition::{Command, TopicAssignment, commands};
 use super::{PartitionAssignment, ReplicationError};
 use crate::codec::RecordBatch;
-use crate::log::{AppendOutcome, AppendRecords, IdempotencyEntry, LogConfig, LogError, LogManager, PartitionLog};
+use crate::log::{
+    AppendOutcome, AppendRecords, IdempotencyEntry, LogConfig, LogError, LogManager, PartitionLog, StoredRead,
+};
 use crate::types::{
     BrokerId, LeaderEpoch, Offset, PartitionId, PartitionProgress, TopicConfig, TopicId, TopicPartition,
 };
@@ -130,17 +132,42 @@ impl Partition {
     /// # Errors
     /// [`ReplicationError::OffsetOutOfRange`] with both ends, not leader, or what the log says.
     pub async fn read(&self, from: Offset, max_bytes: usize) -> Result<PartitionRead, ReplicationError> {
+        let progress = self.readable(from)?;
+        let read = self.log.read(from, progress.high_watermark.offset(), max_bytes).await;
+        Ok(PartitionRead { batches: read.map_err(|error| self.read_error(from, error))?, progress })
+    }
+
+    /// The same, where the batches may stay on the disk until they are sent.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_stored(
+        &self,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<(StoredRead, PartitionProgress), ReplicationError> {
+        let progress = self.readable(from)?;
+        let read = self.log.read_stored(from, progress.high_watermark.offset(), max_bytes).await;
+        Ok((read.map_err(|error| self.read_error(from, error))?, progress))
+    }
+
+    /// What a reader of this offset sees.
+    fn readable(&self, from: Offset) -> Result<PartitionProgress, ReplicationError> {
         self.check_leader()?;
         let progress = self.log.progress();
-        let out_of_range = || ReplicationError::OffsetOutOfRange { requested: from, progress: self.log.progress() };
         if from < progress.log_start.offset() || from > progress.high_watermark.offset() {
-            return Err(out_of_range());
+            return Err(ReplicationError::OffsetOutOfRange { requested: from, progress });
         }
-        match self.log.read(from, progress.high_watermark.offset(), max_bytes).await {
-            Ok(batches) => Ok(PartitionRead { batches, progress }),
+        Ok(progress)
+    }
+
+    fn read_error(&self, from: Offset, error: LogError) -> ReplicationError {
+        match error {
             // Retention was faster than this read.
-            Err(LogError::OffsetOutOfRange { .. }) => Err(out_of_range()),
-            Err(error) => Err(error.into()),
+            LogError::OffsetOutOfRange { .. } => {
+                ReplicationError::OffsetOutOfRange { requested: from, progress: self.log.progress() }
+            }
+            error => error.into(),
         }
     }
 

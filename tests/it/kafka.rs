@@ -238,6 +238,88 @@ async fn answers_keep_the_order_of_requests_and_the_log_too() {
     assert_eq!(produced.base_offset, 6);
 }
 
+/// A batch of about so many bytes that do not compress.
+fn large_batch(bytes: usize, compression: Compression, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let noise = (0..bytes).map(|_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'a' + (state >> 60) as u8)
+    });
+    batch_of(&[&noise.collect::<String>()], compression, None)
+}
+
+#[tokio::test]
+async fn what_takes_long_to_check_keeps_its_place() {
+    let server = start().await;
+    let mut wire = Wire::connect(&server).await;
+    wire.create("heavy", 1, &[]).await;
+    // Compressed and large, plain and large, small: all sent before the first answer is read.
+    let codecs = [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+    let mut expected = Vec::new();
+    for (n, compression) in codecs.into_iter().enumerate() {
+        for batch in [
+            large_batch(300_000, compression, n as u64),
+            large_batch(200_000, Compression::None, n as u64),
+            batch(&["small"]),
+        ] {
+            wire.put(9, expected.len() as i32, &produce_request("heavy", -1, batch)).await;
+            expected.push(expected.len() as i64);
+        }
+    }
+    for n in &expected {
+        let produced = wire.take::<ProduceRequest>(9, *n as i32).await;
+        let produced = &produced.responses[0].partition_responses[0];
+        assert_eq!((produced.error_code, produced.base_offset), (0, *n), "{produced:?}");
+    }
+    // One whose records are no records is refused, and those around it are stored.
+    let mut wrong = large_batch(300_000, Compression::Lz4, 9);
+    wrong[57..61].copy_from_slice(&2i32.to_be_bytes());
+    wrong[23..27].copy_from_slice(&1i32.to_be_bytes());
+    let crc = crc32c::crc32c(&wrong[21..]);
+    wrong[17..21].copy_from_slice(&crc.to_be_bytes());
+    wire.put(9, 1, &produce_request("heavy", -1, wrong)).await;
+    wire.put(9, 2, &produce_request("heavy", -1, batch(&["after"]))).await;
+    let refused = wire.take::<ProduceRequest>(9, 1).await;
+    assert_eq!(refused.responses[0].partition_responses[0].error_code, 87, "{refused:?}");
+    let stored = wire.take::<ProduceRequest>(9, 2).await;
+    assert_eq!(stored.responses[0].partition_responses[0].base_offset, expected.len() as i64);
+}
+
+#[tokio::test]
+async fn what_lies_on_the_disk_is_sent_as_it_was_stored() {
+    let server = start().await;
+    let mut wire = Wire::connect(&server).await;
+    let id = wire.create("cold", 2, &[("segment.bytes", "1048588")]).await;
+    let batches: Vec<_> = (0..12).map(|n| large_batch(400_000, Compression::None, n)).collect();
+    for batch in &batches {
+        assert_eq!(wire.produce("cold", batch.clone()).await.error_code, 0);
+    }
+    // After a restart nothing of it is in the server's memory.
+    let server = Server::start_in(server.kill9(), &["--kafka", "127.0.0.1:0"]).await;
+    let mut wire = Wire::connect(&server).await;
+    let mut request = fetch_request(id, 0, (0, -1));
+    (request.max_bytes, request.topics[0].partitions[0].partition_max_bytes) = (50 << 20, 50 << 20);
+    let mut read = Vec::new();
+    while read.len() < batches.len() {
+        request.topics[0].partitions[0].fetch_offset = read.len() as i64;
+        // Two of them, answered in one go, and something small behind.
+        wire.put(13, 1, &request).await;
+        wire.put(13, 2, &request).await;
+        wire.put(12, 3, &MetadataRequest { topics: Some(vec![]), ..Default::default() }).await;
+        let first = wire.take::<FetchRequest>(13, 1).await;
+        assert_eq!(first, wire.take::<FetchRequest>(13, 2).await);
+        wire.take::<MetadataRequest>(12, 3).await;
+        let some = values(&first.responses[0].partitions[0]);
+        assert!(!some.is_empty());
+        read.extend(some);
+    }
+    for (n, (value, batch)) in read.iter().zip(batches).enumerate() {
+        let batch = RecordBatch::split_from(&mut batch.into()).unwrap();
+        let sent = batch.records(DecompressLimit { max_bytes: 1 << 20 }).unwrap().next().unwrap().unwrap();
+        assert!(sent.value.unwrap() == value.as_bytes(), "batch {n}");
+    }
+}
+
 #[tokio::test]
 async fn a_resent_batch_is_stored_once() {
     let server = start().await;
@@ -284,6 +366,25 @@ async fn a_fetch_session_tells_only_what_changed() {
     assert_eq!(wire.ask(13, &next).await.error_code, 71, "each epoch once");
     next.session_id += 1;
     assert_eq!(wire.ask(13, &next).await.error_code, 70);
+}
+
+#[tokio::test]
+async fn a_fetch_waits_for_as_many_bytes_as_it_asks_for() {
+    let server = start().await;
+    let mut wire = Wire::connect(&server).await;
+    let id = wire.create("patient", 1, &[]).await;
+    let mut request = fetch_request(id, 0, (0, -1));
+    request.min_bytes = 2 * batch(&["a"]).len() as i32;
+    wire.put(13, 1, &request).await;
+    wire.put(9, 2, &produce_request("patient", -1, batch(&["a"]))).await;
+    wire.put(9, 3, &produce_request("patient", -1, batch(&["b"]))).await;
+    let fetched = wire.take::<FetchRequest>(13, 1).await;
+    assert_eq!(values(&fetched.responses[0].partitions[0]), ["a", "b"]);
+    // Once its time is over, what there is.
+    (request.min_bytes, request.max_wait_ms) = (1 << 20, 50);
+    wire.take::<ProduceRequest>(9, 2).await;
+    wire.take::<ProduceRequest>(9, 3).await;
+    assert_eq!(values(&wire.ask(13, &request).await.responses[0].partitions[0]), ["a", "b"]);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Fetch 4-17: batches as they are stored, in incremental sessions, waiting for new ones as long as the client wants.
 //!
-//! At least one batch comes if there is one, even if it is larger than every limit (KIP-74). There are no transactions, so
+//! What is not in the tail ring is read from the disk when it is sent, a piece at a time: a response costs its connection one
+//! piece, however large it is. The CRCs are the client's to check, as with Kafka. At least one batch comes if there is one, even if it is larger than every limit (KIP-74). There are no transactions, so
 //! what is committed is all that can be read.
 
 use super::super::{
@@ -150,25 +151,26 @@ impl Open {
         check_leader_epoch(leader_epoch, progress.leader_epoch)?;
         let room = limits.max_bytes.saturating_sub(before);
         let at_the_end = progress.online && self.read.from == progress.high_watermark.offset();
-        let mut batches = Vec::new();
+        let mut pieces = Vec::new();
+        self.records = 0;
         if !at_the_end && (before == 0 || room > 0) {
             let max_bytes = self.read.max_bytes.min(room);
-            let fetched = door.engine().fetch(Read { max_bytes, ..self.read }).await?;
+            let fetched = door.engine().fetch_stored(Read { max_bytes, ..self.read }).await?;
             progress.high_watermark = fetched.high_watermark;
             progress.log_start = fetched.log_start;
-            batches = fetched.batches;
             // Only the first partition's first batch may be larger than what is left.
-            if before > 0 && batches.first().is_some_and(|first| first.header().size > max_bytes) {
-                batches.clear();
+            if before == 0 || fetched.first_batch <= max_bytes {
+                // More than there are where compaction was; but nobody looks at each.
+                self.records = (fetched.next_offset.get() - self.read.from.get()).max(0) as u64;
+                pieces = fetched.pieces;
             }
         }
-        self.records = batches.iter().map(|batch| batch.header().record_count as u64).sum();
         Ok(PartitionData {
             high_watermark: progress.high_watermark.get(),
             last_stable_offset: progress.high_watermark.get(),
             log_start_offset: progress.log_start.get(),
             aborted_transactions: limits.read_committed.then(Vec::new),
-            records: Some(RecordBytes::new(batches.iter().map(|batch| batch.bytes().clone()).collect())),
+            records: Some(RecordBytes::stored(pieces)),
             ..PartitionData::default()
         })
     }

@@ -35,7 +35,7 @@ mod sasl;
 mod sync_group;
 
 use super::Door;
-use super::connection::{Answer, Ending};
+use super::connection::{Answer, Begun, Ending};
 use super::error_code::ErrorCode;
 use crate::codec::WireError;
 use crate::codec::messages::{ApiKey, Request, RequestHeader, encode_response};
@@ -91,32 +91,36 @@ const OFFERED: &[ApiKey] = &[
     ApiKey::DescribeTopicPartitions,
 ];
 
-/// Begins a request. What it appends is in order when this returns; the rest comes with the answer.
-pub(super) fn begin(door: &Door, peer: SocketAddr, mut frame: Bytes) -> Result<Answer, Ending> {
+/// Begins a request. What it appends is in order once there is an answer to wait for; the rest comes with that.
+pub(super) fn begin(door: &Door, peer: SocketAddr, mut frame: Bytes) -> Result<Begun, Ending> {
     let header = RequestHeader::split_from(&mut frame)?;
     let unsupported = WireError::Unsupported { api_key: header.api_key, version: header.version };
-    let Some(api) = header.api().filter(|api| OFFERED.contains(api)) else { return Err(unsupported.into()) };
+    let is_answered =
+        |api: &ApiKey| OFFERED.contains(api) && (*api != ApiKey::Produce || header.version >= produce::ANSWERED_FROM);
+    let Some(api) = header.api().filter(is_answered) else { return Err(unsupported.into()) };
     let labels = ApiLabels { api: api.name() };
     metrics().kafka_requests.get_or_create(&labels).inc();
     let since = door.0.sys.clock.monotonic();
-    let answer = if api == ApiKey::ApiVersions && !api.versions().contains(&header.version) {
+    let begun = if api == ApiKey::ApiVersions && !api.versions().contains(&header.version) {
         let frame = encode_response(0, header.correlation_id, &api_versions::unsupported());
-        Box::pin(async { Ok(Some(frame)) })
+        Begun::Now(Box::pin(async { Ok(Some(frame)) }))
     } else {
         route(door, peer, api, &header, frame)?
     };
     let door = door.clone();
-    Ok(Box::pin(async move {
-        let answer = answer.await;
-        let took = door.0.sys.clock.monotonic().saturating_sub(since);
-        metrics().kafka_request_seconds.get_or_create(&labels).observe(took.as_secs_f64());
-        answer
+    Ok(begun.map(move |answer| {
+        Box::pin(async move {
+            let answer = answer.await;
+            let took = door.0.sys.clock.monotonic().saturating_sub(since);
+            metrics().kafka_request_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+            answer
+        })
     }))
 }
 
-fn route(door: &Door, peer: SocketAddr, api: ApiKey, header: &RequestHeader, body: Bytes) -> Result<Answer, Ending> {
-    match api {
-        ApiKey::Produce => produce::begin(door, header, body),
+fn route(door: &Door, peer: SocketAddr, api: ApiKey, header: &RequestHeader, body: Bytes) -> Result<Begun, Ending> {
+    let answer = match api {
+        ApiKey::Produce => return produce::begin(door, header, body),
         ApiKey::Fetch => answer(door, header, body, fetch::answer),
         ApiKey::ListOffsets => answer(door, header, body, list_offsets::answer),
         ApiKey::Metadata => answer(door, header, body, metadata::answer),
@@ -152,7 +156,8 @@ fn route(door: &Door, peer: SocketAddr, api: ApiKey, header: &RequestHeader, bod
         ApiKey::DescribeGroups => answer(door, header, body, describe_groups::answer),
         ApiKey::ListGroups => answer(door, header, body, list_groups::answer),
         ApiKey::DeleteGroups => answer(door, header, body, delete_groups::answer),
-    }
+    };
+    answer.map(Begun::Now)
 }
 
 /// A request whose order among others does not matter: read here, answered by `handle` in its own time.

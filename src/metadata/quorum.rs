@@ -87,9 +87,13 @@ impl Metadata {
                 RaftError::Fatal(e) => fatal(failure, &e),
                 RaftError::APIError(e) => MetadataError::Failed(e.to_string()),
             })?;
-        } else if raft.metrics().borrow().membership_config.membership().voter_ids().eq([me]) {
-            // Nobody else could win, so there is nothing to wait for.
-            raft.trigger().elect().await.map_err(|e| fatal(failure, &e))?;
+        } else {
+            // Asked of the core itself: its metrics may not have been told of the membership yet.
+            let is_alone = raft.with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([me]));
+            if is_alone.await.map_err(|e| fatal(failure, &e))? {
+                // Nobody else could win, so there is no election timeout to wait for.
+                raft.trigger().elect().await.map_err(|e| fatal(failure, &e))?;
+            }
         }
         let mut metrics = raft.metrics();
         let caught_up = metrics.wait_for(|m| {

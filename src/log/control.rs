@@ -6,12 +6,11 @@
 use super::LogError;
 use super::compaction::closed_segments;
 use super::core::LogCore;
-use super::layout::{EPOCH_FILE, LOG_START_FILE, META_FILE, encode_log_start};
+use super::layout::{self, DELETED_SUFFIX, EPOCH_FILE, LOG_START_FILE, META_FILE, encode_log_start};
 use super::recovery_point::RecoveryPoint;
 use super::retention::expired_segments;
 use super::segment::{LogSegment, NO_TIMESTAMP};
 use super::writer::{Unsettled, Writer};
-use crate::sys::OpenMode;
 use crate::telemetry::metrics;
 use crate::types::{FlushPolicy, LeaderEpoch, Offset};
 use std::{
@@ -41,7 +40,8 @@ impl LogCore {
         let disk = self.context.files.disk();
         let settled = || -> io::Result<()> {
             if folder {
-                disk.open(&self.folder.join(META_FILE), OpenMode::ReadWrite)?.sync_all()?;
+                // Written anew, and not only synced: after a sync that failed, its pages pass for clean.
+                disk.write_atomic(&self.folder.join(META_FILE), &layout::encode_meta(self.id, &self.name))?;
             }
             if epochs {
                 let bytes = self.epochs.read().to_bytes();
@@ -60,7 +60,14 @@ impl LogCore {
             }
             Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(LogError::DiskFull),
             // What a failed sync left is not known: it is not tried again.
-            Err(error) => Err(self.go_offline(format!("syncing {}: {error}", self.folder.display()))),
+            Err(error) => {
+                if folder {
+                    // Nothing in it was acknowledged: the next start makes another, whose names are not on the disk either.
+                    // Where this fails as well there is still the description, which is written anew.
+                    let _ = disk.rename(&self.folder, &layout::with_suffix(&self.folder, DELETED_SUFFIX));
+                }
+                Err(self.go_offline(format!("syncing {}: {error}", self.folder.display())))
+            }
         }
     }
 

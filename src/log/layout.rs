@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 /// The characters of a topic id in a folder's name.
 const TOPIC_ID_CHARS: usize = 22;
 
+/// A folder on its way out.
+pub(super) const DELETED_SUFFIX: &str = ".deleted";
 /// The file in a partition's folder that names its topic.
 pub(super) const META_FILE: &str = "partition.meta";
 /// The file with the leader epochs and their start offsets.

@@ -7,7 +7,7 @@
 //! Called by `replication`; async, and what blocks runs on the pool.
 
 use super::core::{LogContext, LogCore};
-use super::layout::{self, META_FILE, QUARANTINE};
+use super::layout::{self, DELETED_SUFFIX, META_FILE, QUARANTINE};
 use super::open_files::OpenFiles;
 use super::recovery::Recovery;
 use super::recovery_point::{RecoveryPoint, RecoveryPoints};
@@ -38,8 +38,6 @@ const RETENTION_INTERVAL: Duration = Duration::from_secs(30);
 const COMPACTION_INTERVAL: Duration = Duration::from_secs(15);
 /// Partitions that are deleted at once: they share two syncs.
 const DELETED_AT_ONCE: usize = 256;
-/// A folder on its way out.
-const DELETED_SUFFIX: &str = ".deleted";
 
 /// How far the opening is, for a progress line.
 #[derive(Debug, Clone, Copy)]

@@ -308,3 +308,24 @@ async fn a_sync_behind_the_appends_that_fails_takes_the_log_offline() {
     assert_eq!(machine.disk.faults_hit(), 1, "a failed sync is not tried again");
     assert!(!log.progress().online);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_first_record_whose_sync_failed_leaves_nothing_that_a_later_one_relies_on() {
+    for skip in 0..6 {
+        let machine = Machine::new(23 + skip, config());
+        let (_manager, log) = machine.start().await;
+        log.become_leader(LeaderEpoch::new(1)).await.unwrap();
+        machine.disk.inject(DiskFault::new(DiskOperation::Sync, "").skip(skip));
+        let first = append(&log, &[&value(0)]).await;
+        let failed = machine.disk.faults_hit() == 1;
+        assert_eq!(first.is_err(), failed, "{first:?}");
+        machine.disk.process_crash();
+        machine.disk.clear_faults();
+        let (_manager, log) = machine.start().await;
+        let count = read_all(&log).await.len() as i64;
+        append(&log, &[&value(count)]).await.unwrap();
+        machine.disk.power_cut();
+        let (_manager, log) = machine.start().await;
+        assert_eq!(read_all(&log).await, numbered(count + 1), "the sync after {skip} others failed: {failed}");
+    }
+}

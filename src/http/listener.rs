@@ -225,7 +225,8 @@ impl Drop for Wire {
                     let written = long_answer::write(&mut socket, answer, now_ms).await;
                     drop(hold);
                     if written.is_ok() {
-                        let _ = tokio::time::timeout(LINGER, linger(socket)).await;
+                        // In a box of its own: its space would stand in every long answer's task from the beginning.
+                        let _ = tokio::time::timeout(LINGER, Box::pin(linger(socket))).await;
                     }
                     drop(open);
                 });

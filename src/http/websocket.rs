@@ -158,8 +158,11 @@ impl Handshake {
             config.max_write_buffer_size = WRITE_BUFFER + MAX_MESSAGE;
             config.max_message_size = Some(MAX_MESSAGE);
             config.max_frame_size = Some(MAX_MESSAGE);
-            let raw = RawFrames { io: parts.io.into_inner(), pending: Outgoing::default() };
-            let early = parts.read_buf.to_vec();
+            let upgrade::Parts { io, read_buf, .. } = parts;
+            let raw = RawFrames { io: io.into_inner(), pending: Outgoing::default() };
+            let early = read_buf.to_vec();
+            // An empty one, too, holds the whole buffer that hyper read the request into.
+            drop(read_buf);
             let inner = WebSocketStream::from_partially_read(raw, early, Role::Server, Some(config)).await;
             serve(Socket { inner }).await;
         });

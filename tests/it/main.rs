@@ -5,6 +5,7 @@ mod cli;
 mod engine_conformance;
 mod groups;
 mod harness;
+mod idle_readers;
 mod kafka;
 mod kafka_client;
 mod kill9;

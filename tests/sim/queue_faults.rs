@@ -247,3 +247,34 @@ fn a_clock_that_jumps_ends_no_lease_and_no_delay() {
         });
     }
 }
+
+#[test]
+fn a_delay_outlives_a_restart_and_no_clock_makes_it_longer() {
+    for (skew_ms, back_after) in [(0, 4_000), (-HOUR_MS, 10_000), (HOUR_MS, 0)] {
+        runtime(1).block_on(async {
+            let disk = SimDisk::new(1);
+            let sys = machine(&disk, 1, EPOCH_MS);
+            let server = start_server(sys.clone()).await.expect("nothing disturbs it");
+            let bench = Bench::new(server.engine(), sys, &[], QueueSettings::default()).await;
+            bench.produce("k", "0", None).await;
+            let out = bench.receive(1, Duration::ZERO, 60_000).await;
+            let nack = Settlement::Nack { delay_ms: Some(10_000), reason: String::new() };
+            assert_eq!(bench.settle(&out[0].lease, nack).await, SettleOutcome::Settled);
+            sleep(Duration::from_secs(6)).await;
+            let (topic, now_ms) = (bench.topic, bench.sys.clock.now_ms());
+            server.drain().await;
+            drop(bench);
+            let sys = machine(&disk, 2, now_ms + skew_ms);
+            let server = start_server(sys.clone()).await.expect("nothing disturbs it");
+            let bench = Bench { engine: server.engine(), sys, topic };
+            if back_after > 0 {
+                sleep(Duration::from_millis(back_after - 500)).await;
+                assert!(bench.receive(1, Duration::ZERO, 60_000).await.is_empty(), "{skew_ms} ms: before its time");
+                sleep(Duration::from_millis(1_000)).await;
+            }
+            let back = bench.receive(1, Duration::ZERO, 60_000).await;
+            assert_eq!(values(&back), ["0"], "by {skew_ms} ms");
+            server.drain().await;
+        });
+    }
+}

@@ -41,6 +41,21 @@ pub enum Cause {
     Lost = 3,
 }
 
+/// Until when a record that waits is not to be delivered, as it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NotBefore {
+    /// Unix ms; 0: at once.
+    pub wall_ms: i64,
+    /// For a delay its length in ms, beyond which no later owner makes it wait, whatever its clock says; 0 for a time of day
+    /// that the record itself names.
+    pub delay_ms: u32,
+}
+
+impl NotBefore {
+    /// It waits for nothing.
+    pub const AT_ONCE: Self = Self { wall_ms: 0, delay_ms: 0 };
+}
+
 /// One change; ranges are `from..to`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -63,8 +78,8 @@ pub enum Change {
         to: i64,
         /// Deliveries so far.
         deliveries: u16,
-        /// Not before this, Unix ms; 0: at once.
-        not_before_ms: i64,
+        /// Not before this.
+        not_before: NotBefore,
         /// Under which lease, if under one.
         by: Option<By>,
     },
@@ -116,7 +131,8 @@ pub enum DeltaError {
     Version(u8),
 }
 
-pub(super) const VERSION: u8 = 1;
+/// Version 2 says how long a delay is; in version 1 each is a time of day.
+pub(super) const VERSION: u8 = 2;
 
 impl Delta {
     /// The bytes.
@@ -146,7 +162,7 @@ impl Delta {
 
 pub(super) fn check_version(bytes: &mut &[u8]) -> Result<(), DeltaError> {
     match bytes.split_off_first() {
-        Some(&VERSION) => Ok(()),
+        Some(1..=VERSION) => Ok(()),
         Some(&other) => Err(DeltaError::Version(other)),
         None => Err(DeltaError::Damaged),
     }
@@ -162,11 +178,14 @@ pub(super) fn put_changes(out: &mut Vec<u8>, mut at: i64, changes: &[Change]) {
                 put_range(out, &mut at, *from, *to);
                 put_by(out, *by);
             }
-            Change::Waiting { from, to, deliveries, not_before_ms, by } => {
-                out.push(4);
+            Change::Waiting { from, to, deliveries, not_before: NotBefore { wall_ms, delay_ms }, by } => {
+                out.push(if *delay_ms == 0 { 4 } else { 8 });
                 put_range(out, &mut at, *from, *to);
                 put(out, i64::from(*deliveries));
-                put(out, *not_before_ms);
+                put(out, *wall_ms);
+                if *delay_ms > 0 {
+                    put(out, i64::from(*delay_ms));
+                }
                 put_by(out, *by);
             }
             Change::GivenUp { offset, parked, deliveries, at_ms, reason, key, by } => {
@@ -197,11 +216,11 @@ pub(super) fn take_changes(bytes: &mut &[u8], mut at: i64) -> Result<Vec<Change>
         let (from, to) = take_range(bytes, &mut at)?;
         changes.push(match kind {
             0..=3 => Change::Settled { from, to, cause: cause(kind)?, by: take_by(bytes)? },
-            4 => Change::Waiting {
+            4 | 8 => Change::Waiting {
                 from,
                 to,
                 deliveries: number(bytes)?,
-                not_before_ms: take(bytes)?,
+                not_before: NotBefore { wall_ms: take(bytes)?, delay_ms: if kind == 8 { number(bytes)? } else { 0 } },
                 by: take_by(bytes)?,
             },
             5 | 6 => Change::GivenUp {
@@ -342,9 +361,9 @@ mod tests {
                 cause,
                 by
             }),
-            (at(), 1..9999i64, any::<u16>(), any::<i64>(), by()).prop_map(
-                |(from, n, deliveries, not_before_ms, by)| {
-                    Change::Waiting { from, to: from + n, deliveries, not_before_ms, by }
+            (at(), 1..9999i64, any::<u16>(), (any::<i64>(), any::<u32>()), by()).prop_map(
+                |(from, n, deliveries, (wall_ms, delay_ms), by)| {
+                    Change::Waiting { from, to: from + n, deliveries, not_before: NotBefore { wall_ms, delay_ms }, by }
                 }
             ),
             (at(), any::<bool>(), any::<u16>(), any::<i64>(), "\\PC{0,20}", any::<Option<u64>>(), by()).prop_map(

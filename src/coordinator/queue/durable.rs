@@ -5,7 +5,7 @@
 //!
 //! Replay builds it, [`super::SharePartition`] begins from it, and a snapshot is its bytes.
 
-use super::change::{self, By, Cause, Change, Delta, DeltaError};
+use super::change::{self, By, Cause, Change, Delta, DeltaError, NotBefore};
 use super::chunked::ByOffset;
 use super::history::History;
 use super::share_partition::Totals;
@@ -19,8 +19,13 @@ pub(super) const MAX_REASON: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Settled,
-    Waiting { deliveries: u16, not_before_ms: i64 },
+    Waiting { deliveries: u16, not_before: NotBefore },
     GivenUp { parked: bool, deliveries: u16, key: Option<u64> },
+}
+
+impl State {
+    /// Of what nobody was given yet.
+    pub(super) const NEW: Self = Self::Waiting { deliveries: 0, not_before: NotBefore::AT_ONCE };
 }
 
 /// A dead letter or parked record.
@@ -176,8 +181,8 @@ impl DurablePartition {
                 self.totals.add(cause, (to - from).cast_unsigned());
                 self.remember(epoch, by, from, to);
             }
-            Change::Waiting { from, to, deliveries, not_before_ms, by } => {
-                self.set(from, to, State::Waiting { deliveries, not_before_ms });
+            Change::Waiting { from, to, deliveries, not_before, by } => {
+                self.set(from, to, State::Waiting { deliveries, not_before });
                 self.remember(epoch, by, from, to);
             }
             Change::GivenUp { offset, parked, deliveries, at_ms, ref reason, key, by } => {
@@ -186,7 +191,7 @@ impl DurablePartition {
                 self.remember(epoch, by, offset, offset + 1);
             }
             Change::Held { offset, key } => {
-                let state = self.known.get(offset).unwrap_or(State::Waiting { deliveries: 0, not_before_ms: 0 });
+                let state = self.known.get(offset).unwrap_or(State::NEW);
                 self.held.insert(offset, HeldRecord { state, key });
             }
         }
@@ -245,9 +250,7 @@ impl DurablePartition {
     fn as_change(&self, from: i64, to: i64, state: State) -> Change {
         match state {
             State::Settled => Change::Settled { from, to, cause: Cause::Acked, by: None },
-            State::Waiting { deliveries, not_before_ms } => {
-                Change::Waiting { from, to, deliveries, not_before_ms, by: None }
-            }
+            State::Waiting { deliveries, not_before } => Change::Waiting { from, to, deliveries, not_before, by: None },
             State::GivenUp { parked, deliveries, key } => {
                 let (at_ms, reason) = self.given_up.get(from).map_or((0, "".into()), |g| (g.at_ms, g.reason.clone()));
                 Change::GivenUp { offset: from, parked, deliveries, at_ms, reason, key, by: None }
@@ -307,7 +310,7 @@ mod tests {
             for (from, length, kind) in steps {
                 let state = match kind {
                     0 | 1 => State::Settled,
-                    n => State::Waiting { deliveries: u16::from(n), not_before_ms: 0 },
+                    n => State::Waiting { deliveries: u16::from(n), not_before: NotBefore::AT_ONCE },
                 };
                 let change = ranges.as_change(from, from + length, state);
                 ranges.apply(&Delta { epoch: 1, start: 0, changes: vec![change] });

@@ -11,7 +11,8 @@
 //! It waits for the ownership's epoch and for the queue itself; and a record with a key waits until the settlement of the
 //! one before it is stored, so that a crash never brings that one back after a later one was delivered.
 
-mod commands;
+mod command;
+mod execute;
 mod journal;
 mod released;
 #[cfg(test)]
@@ -24,11 +25,11 @@ use super::record::{self, Entry};
 use super::share_partition::SharePartition;
 use crate::coordinator::{Now, Outcome, ReplyToken, StateMachine};
 use crate::types::{Offset, StoredRecord};
-use commands::Answer;
-pub use commands::{
+pub use command::{
     GivenUpAt, GivenUpFilter, Leased, Offer, PartitionState, QueueCommand, QueueRefusal, QueueReply, QueueState,
     Received, Wake, Want,
 };
+use execute::Answer;
 use journal::Journal;
 pub use journal::SnapshotMark;
 use released::Released;
@@ -146,7 +147,7 @@ impl StateMachine for QueueMachine {
         }
     }
 
-    fn loaded(&mut self, _now: Now, out: &mut Outcome<Self>) {
+    fn loaded(&mut self, now: Now, out: &mut Outcome<Self>) {
         self.epoch += 1;
         self.journal.write_epoch(self.epoch, out);
         let replayed = std::mem::take(&mut self.replayed);
@@ -156,7 +157,7 @@ impl StateMachine for QueueMachine {
         let names: BTreeMap<u64, String> = self.queues.iter().map(|(name, queue)| (queue.id, name.clone())).collect();
         for ((id, partition), durable) in replayed.partitions {
             if let Some(queue) = names.get(&id).and_then(|name| self.queues.get_mut(name)) {
-                let share = SharePartition::new(durable, queue.definition.settings, self.epoch);
+                let share = SharePartition::new(durable, queue.definition.settings, self.epoch, now);
                 queue.partitions.insert(partition, share);
             }
         }

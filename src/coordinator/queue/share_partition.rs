@@ -26,7 +26,7 @@ mod stats;
 mod tests;
 mod timing;
 
-use super::change::{By, Cause, Change, Delta};
+use super::change::{By, Cause, Change, Delta, NotBefore};
 use super::chunked::{ByOffset, Chunked, Place};
 use super::due_blocks::{self, DueBlocks};
 use super::durable::{DurablePartition, GivenUp, HeldRecord, Ranges, State as Durable};
@@ -39,8 +39,7 @@ pub use stats::{BlockedBy, Counts, GivenUpRecord, HolderState, Totals};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
-use timing::{NotBefore, Timing};
+use timing::{Timing, Wait};
 
 /// Reasons for giving up that are shared by all that have them.
 const REASONS: usize = 16;
@@ -109,11 +108,13 @@ pub struct SharePartition {
     parked_ahead: BTreeMap<u64, i64>,
     /// Records behind a holder, in the order of their keys and offsets.
     waiters: Chunked<i64>,
-    not_before: ByOffset<NotBefore>,
+    waits: ByOffset<Wait>,
     given_up: ByOffset<GivenUp>,
     /// What the log said of offsets that were not looked at again yet.
     known: Ranges,
     due: DueBlocks,
+    /// When this ownership began, monotonic.
+    began_ms: i64,
     /// The last tick.
     ticked: Now,
     history: History,
@@ -132,7 +133,7 @@ pub struct SharePartition {
 impl SharePartition {
     /// Begins from what the log says. `epoch` is greater than that of any ownership before.
     #[must_use]
-    pub fn new(durable: DurablePartition, settings: PartitionSettings, epoch: i32) -> Self {
+    pub fn new(durable: DurablePartition, settings: PartitionSettings, epoch: i32, now: Now) -> Self {
         let DurablePartition { start, known, held, given_up, history, totals } = durable;
         let mut partition = Self {
             settings,
@@ -147,11 +148,12 @@ impl SharePartition {
             holders: Chunked::default(),
             parked_ahead: BTreeMap::new(),
             waiters: Chunked::default(),
-            not_before: ByOffset::default(),
+            waits: ByOffset::default(),
             given_up,
             known,
             due: DueBlocks::default(),
-            ticked: Now { monotonic: Duration::ZERO, wall_ms: 0 },
+            began_ms: now.monotonic_ms(),
+            ticked: now,
             history,
             counts: [0; 6],
             totals,
@@ -242,9 +244,9 @@ impl SharePartition {
             state => {
                 // A lease's delivery counts once it is over.
                 let deliveries = slot.deliveries - u16::from(state == State::Leased);
-                let not_before_ms = self.not_before.get(offset).map_or(0, NotBefore::wall_ms);
-                let default = deliveries == 0 && not_before_ms == 0;
-                (!default).then_some(Change::Waiting { from, to, deliveries, not_before_ms, by: None })
+                let not_before = self.waits.get(offset).map_or(NotBefore::AT_ONCE, Wait::not_before);
+                let default = deliveries == 0 && not_before == NotBefore::AT_ONCE;
+                (!default).then_some(Change::Waiting { from, to, deliveries, not_before, by: None })
             }
         }
     }
@@ -295,9 +297,9 @@ impl SharePartition {
         let slot = Slot { key: key.unwrap_or(0), keyed: key.is_some(), ..Slot::SETTLED };
         match state {
             Durable::Settled => slot,
-            Durable::Waiting { deliveries, not_before_ms } => {
-                if not_before_ms > 0 {
-                    self.not_before.insert(offset, NotBefore::Wall(not_before_ms));
+            Durable::Waiting { deliveries, not_before } => {
+                if let Some(wait) = Wait::stored(not_before) {
+                    self.waits.insert(offset, wait);
                 }
                 Slot { state: State::Ready, deliveries, ..slot }
             }
@@ -336,19 +338,21 @@ impl SharePartition {
 
     fn wait(&mut self, offset: i64, delay_ms: i64, by: Option<By>, now: Now) {
         let deliveries = self.slot(offset).map_or(0, |slot| slot.deliveries);
-        let mut not_before_ms = 0;
+        let mut not_before = NotBefore::AT_ONCE;
         if delay_ms > 0 {
             let due = now.monotonic_ms().saturating_add(delay_ms);
-            // 0 would be: at once.
-            not_before_ms = now.wall_ms.saturating_add(delay_ms).max(1);
-            self.not_before.insert(offset, NotBefore::Delay(not_before_ms));
+            // A time of 0 would be: at once.
+            let wall_ms = now.wall_ms.saturating_add(delay_ms).max(1);
+            let delay_ms = u32::try_from(delay_ms).unwrap_or(u32::MAX);
+            not_before = NotBefore { wall_ms, delay_ms };
+            self.waits.insert(offset, Wait::Delay { wall_ms, delay_ms });
             self.delay(offset, due, now);
         } else {
-            self.not_before.remove(offset);
+            self.waits.remove(offset);
             self.make_ready(offset);
             self.release_key(offset);
         }
-        self.note(Change::Waiting { from: offset, to: offset + 1, deliveries, not_before_ms, by });
+        self.note(Change::Waiting { from: offset, to: offset + 1, deliveries, not_before, by });
     }
 
     /// It holds its key until its time comes.
@@ -367,7 +371,7 @@ impl SharePartition {
             OnExhausted::ParkKey => slot.keyed,
             OnExhausted::Dead => false,
         };
-        self.not_before.remove(offset);
+        self.waits.remove(offset);
         let reason = self.shared_reason(cut(reason, super::durable::MAX_REASON));
         let given_up = GivenUp { at_ms: now.wall_ms, reason };
         self.note(Change::GivenUp {
@@ -403,7 +407,7 @@ impl SharePartition {
     fn settle(&mut self, offset: i64, cause: Cause, by: Option<By>) {
         self.totals.add(cause, 1);
         self.note(Change::Settled { from: offset, to: offset + 1, cause, by });
-        self.not_before.remove(offset);
+        self.waits.remove(offset);
         self.given_up.remove(offset);
         // As long as its key can be seen.
         if let Some(key) = self.key(offset) {
@@ -466,9 +470,10 @@ impl SharePartition {
     fn note_held(&mut self, offset: i64, slot: &Slot) {
         self.note(Change::Held { offset, key: slot.key() });
         // A time that the record itself names is not known from a delta yet.
-        if let Some(NotBefore::Wall(not_before_ms)) = self.not_before.get(offset).copied() {
+        if let Some(wait @ Wait::Wall(_)) = self.waits.get(offset) {
+            let not_before = wait.not_before();
             let deliveries = slot.deliveries - u16::from(slot.state == State::Leased);
-            self.note(Change::Waiting { from: offset, to: offset + 1, deliveries, not_before_ms, by: None });
+            self.note(Change::Waiting { from: offset, to: offset + 1, deliveries, not_before, by: None });
         }
     }
 
@@ -498,9 +503,9 @@ fn add(changes: &mut Vec<Change>, change: Change) {
             *end = *to
         }
         (
-            Some(Change::Waiting { to: end, deliveries: d, not_before_ms: n, by: b, .. }),
-            Change::Waiting { from, to, deliveries, not_before_ms, by },
-        ) if end == from && d == deliveries && n == not_before_ms && b == by => *end = *to,
+            Some(Change::Waiting { to: end, deliveries: d, not_before: n, by: b, .. }),
+            Change::Waiting { from, to, deliveries, not_before, by },
+        ) if end == from && d == deliveries && n == not_before && b == by => *end = *to,
         _ => changes.push(change),
     }
 }

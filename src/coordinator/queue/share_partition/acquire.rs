@@ -1,6 +1,6 @@
 //! Taking records from the log into the window, and out of it to consumers.
 
-use super::{Change, Durable, NotBefore, Now, SharePartition, Slot, State, Timing};
+use super::{Change, Durable, Now, SharePartition, Slot, State, Timing, Wait};
 use crate::coordinator::queue::change::Cause;
 use crate::coordinator::queue::due_blocks::block_of;
 #[cfg(feature = "sabotage")]
@@ -77,13 +77,13 @@ impl SharePartition {
     fn take(&mut self, record: &Offered, now: Now) {
         let offset = record.offset;
         let known = self.known.get(offset);
-        let state = known.unwrap_or(Durable::Waiting { deliveries: 0, not_before_ms: 0 });
+        let state = known.unwrap_or(Durable::NEW);
         let slot = self.slot_of(offset, state, record.key);
         // Of what the log speaks of, it also says when: what was redriven is not to wait again.
         if known.is_none()
             && let Some(wall_ms) = record.deliver_at_ms.filter(|at| *at > now.wall_ms)
         {
-            self.not_before.insert(offset, NotBefore::Wall(wall_ms));
+            self.waits.insert(offset, Wait::Wall(wall_ms));
         }
         self.push(slot);
     }
@@ -202,12 +202,12 @@ impl SharePartition {
             self.add_waiter(key, offset);
             return true;
         }
-        let Some(wait) = self.not_before.get(offset).copied() else { return false };
-        if let Some(look_at) = wait.look_at(now) {
+        let Some(wait) = self.waits.get(offset).copied() else { return false };
+        if let Some(look_at) = wait.look_at(self.began_ms, now) {
             self.delay(offset, look_at, now);
             return true;
         }
-        self.not_before.remove(offset);
+        self.waits.remove(offset);
         false
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::coordinator::queue::lease::LeaseRef;
+use std::time::Duration;
 
 const FULL: i64 = 100_000;
 
@@ -12,7 +13,7 @@ fn now(ms: u64) -> Now {
 /// A window of 100,000 records that were looked at, with as many keys.
 fn filled(keys: u64, deliver_at_ms: Option<i64>, settings: PartitionSettings) -> SharePartition {
     let settings = PartitionSettings { order_by_key: true, window: 100_000, max_held: 1_000_000, ..settings };
-    let mut share = SharePartition::new(DurablePartition::new(0), settings, 1);
+    let mut share = SharePartition::new(DurablePartition::new(0), settings, 1, now(0));
     share.tick(now(1));
     let mixed = |offset: i64| (offset.cast_unsigned() % keys).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     for from in (0..FULL).step_by(1000) {
@@ -83,7 +84,7 @@ fn what_is_held_back_takes_less_than_70_bytes_each() {
 #[test]
 fn what_was_settled_leaves_nothing_behind() {
     let settings = PartitionSettings { order_by_key: true, ..PartitionSettings::default() };
-    let mut share = SharePartition::new(DurablePartition::new(0), settings, 1);
+    let mut share = SharePartition::new(DurablePartition::new(0), settings, 1, now(0));
     let mut least = usize::MAX;
     for from in (0..1_000_000i64).step_by(1000) {
         let time = now(from.unsigned_abs() / 100);

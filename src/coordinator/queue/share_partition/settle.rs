@@ -1,6 +1,6 @@
 //! What consumers and operators decide about single records.
 
-use super::{By, Cause, Change, Durable, Now, SharePartition, Slot, State};
+use super::{By, Cause, Change, Durable, NotBefore, Now, SharePartition, Slot, State};
 use crate::coordinator::queue::change::Verdict;
 use crate::coordinator::queue::lease::LeaseRef;
 
@@ -130,7 +130,13 @@ impl SharePartition {
             if let Some(slot) = self.slot_mut(offset) {
                 slot.deliveries = 0;
             }
-            self.note(Change::Waiting { from: offset, to: offset + 1, deliveries: 0, not_before_ms: 0, by: None });
+            self.note(Change::Waiting {
+                from: offset,
+                to: offset + 1,
+                deliveries: 0,
+                not_before: NotBefore::AT_ONCE,
+                by: None,
+            });
             self.make_ready(offset);
             self.release_key(offset);
         }
@@ -150,8 +156,8 @@ impl SharePartition {
                 self.note(Change::Settled { from, to, cause, by: None });
             }
             None => {
-                self.known.set(from, to, Durable::Waiting { deliveries: 0, not_before_ms: 0 });
-                self.note(Change::Waiting { from, to, deliveries: 0, not_before_ms: 0, by: None });
+                self.known.set(from, to, Durable::NEW);
+                self.note(Change::Waiting { from, to, deliveries: 0, not_before: NotBefore::AT_ONCE, by: None });
             }
         }
         if let Some(key) = key {

@@ -221,7 +221,7 @@ impl SharePartition {
             + self.held.memory()
             + self.holders.memory()
             + self.waiters.memory()
-            + self.not_before.memory()
+            + self.waits.memory()
             + self.given_up.memory()
     }
 }

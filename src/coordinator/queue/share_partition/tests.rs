@@ -46,13 +46,26 @@ struct Entry {
     deliver_at: Option<i64>,
     is: Is,
     deliveries: u16,
-    /// Unix ms, and where it began as a delay, the monotonic one.
-    not_before: Option<(i64, Option<i64>)>,
-    /// What of it the log would say.
-    logged: Option<i64>,
+    /// Until one of them has come.
+    not_before: Option<Until>,
+    /// What of it the log would say: the time of day, and the delay's length.
+    logged: Option<(i64, i64)>,
     redriven: bool,
     /// Its own time had come once: when the clock is set back it may wait again, or not.
     was_due: bool,
+}
+
+/// Times, in ms.
+#[derive(Debug, Clone, Copy)]
+struct Until {
+    wall: Option<i64>,
+    monotonic: Option<i64>,
+}
+
+impl Until {
+    fn wall(wall: i64) -> Self {
+        Self { wall: Some(wall), monotonic: None }
+    }
 }
 
 /// What the queue ought to say.
@@ -99,7 +112,7 @@ impl Run {
             window: if narrow { 12 } else { 10_000 },
         };
         let model = Model { log: Vec::new(), verdicts: BTreeMap::new(), log_start: 0 };
-        let real = SharePartition::new(DurablePartition::new(0), settings, 1);
+        let real = SharePartition::new(DurablePartition::new(0), settings, 1, at(10_000, EPOCH_WALL + 10_000));
         let (deltas, leases) = (Vec::new(), Vec::new());
         Self { dice, settings, model, real, deltas, committed: 0, leases, monotonic: 10_000, skew: 0, narrow, ops: 0 }
     }
@@ -170,17 +183,14 @@ impl Run {
             let entry = &mut self.model.log[offset as usize];
             entry.was_due |= entry.deliver_at.is_some_and(|at| at <= now.wall_ms);
             if entry.is == Is::Waiting && entry.deliveries == 0 && !entry.redriven {
-                entry.not_before = entry.deliver_at.filter(|at| *at > now.wall_ms).map(|wall| (wall, None));
+                entry.not_before = entry.deliver_at.filter(|at| *at > now.wall_ms).map(Until::wall);
             }
         }
     }
 
     fn is_over(&self, entry: &Entry, now: Now) -> bool {
-        match entry.not_before {
-            Some((_, Some(monotonic))) => now.monotonic_ms() >= monotonic,
-            Some((wall, None)) => now.wall_ms >= wall,
-            None => true,
-        }
+        let Some(Until { wall, monotonic }) = entry.not_before else { return true };
+        wall.is_some_and(|at| now.wall_ms >= at) || monotonic.is_some_and(|at| now.monotonic_ms() >= at)
     }
 
     /// Why a record may not be delivered, if it may not.
@@ -230,8 +240,9 @@ impl Run {
             self.give_up(offset);
         } else {
             entry.is = Is::Waiting;
-            entry.not_before = (delay > 0).then(|| (now.wall_ms + delay, Some(now.monotonic_ms() + delay)));
-            entry.logged = (delay > 0).then(|| now.wall_ms + delay);
+            let monotonic = Some(now.monotonic_ms() + delay);
+            entry.not_before = (delay > 0).then_some(Until { wall: None, monotonic });
+            entry.logged = (delay > 0).then(|| (now.wall_ms + delay, delay));
         }
     }
 
@@ -504,13 +515,16 @@ impl Run {
                 entry.deliveries -= 1;
             }
             let own_time = entry.deliver_at.filter(|_| entry.deliveries == 0 && !entry.redriven);
-            entry.not_before = entry.logged.or(own_time).map(|wall| (wall, None));
+            // A clock that was wrong before, or is now, makes no delay longer than it is.
+            let stored = entry.logged.map(|(wall, delay)| (Some(wall), Some(self.monotonic + delay)));
+            let stored = stored.map(|(wall, monotonic)| Until { wall, monotonic });
+            entry.not_before = stored.or(own_time.map(Until::wall));
             if (offset as i64) < model.log_start && matches!(entry.is, Is::Waiting | Is::Parked) {
                 entry.is = Is::Settled;
             }
         }
         let epoch = self.real.epoch() + 1;
-        self.real = SharePartition::new(durable, self.settings, epoch);
+        self.real = SharePartition::new(durable, self.settings, epoch, self.now());
         self.model = model;
         self.real.log_start_moved(self.model.log_start);
     }
@@ -543,7 +557,7 @@ impl Run {
                 assert_eq!(self.real.counts(), Counts::default());
                 assert_eq!(self.real.start, self.real.end());
                 let maps = (self.real.held.len(), self.real.holders.len(), self.real.waiters.len());
-                assert_eq!((maps, self.real.not_before.len(), self.real.given_up.len()), ((0, 0, 0), 0, 0));
+                assert_eq!((maps, self.real.waits.len(), self.real.given_up.len()), ((0, 0, 0), 0, 0));
                 assert!(self.real.due.len() <= 1, "at most the block that the window begins in");
                 return;
             }
@@ -562,13 +576,13 @@ fn effective(durable: &DurablePartition, offset: i64) -> (&'static str, u16, i64
     let state = if offset < durable.start {
         durable.held.get(&offset).map_or(Durable::Settled, |held| held.state)
     } else {
-        durable.known.get(offset).unwrap_or(Durable::Waiting { deliveries: 0, not_before_ms: 0 })
+        durable.known.get(offset).unwrap_or(Durable::NEW)
     };
     match state {
         Durable::Settled => ("settled", 0, 0),
         // A time that the record names itself is read again with it.
         Durable::Waiting { deliveries: 0, .. } => ("waiting", 0, 0),
-        Durable::Waiting { deliveries, not_before_ms } => ("waiting", deliveries, not_before_ms),
+        Durable::Waiting { deliveries, not_before } => ("waiting", deliveries, not_before.wall_ms),
         Durable::GivenUp { parked, deliveries, .. } => (if parked { "parked" } else { "dead" }, deliveries, 0),
     }
 }

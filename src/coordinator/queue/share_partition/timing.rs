@@ -3,7 +3,7 @@
 //! **Invariant**: a record that is leased or delayed has a time after the last tick, at most 49 days after it; whatever was
 //! due then is over. So four bytes say which millisecond it is.
 
-use super::{SharePartition, State, due_blocks};
+use super::{NotBefore, SharePartition, State, due_blocks};
 use crate::coordinator::Now;
 #[cfg(feature = "sabotage")]
 use crate::coordinator::sabotage;
@@ -21,27 +21,46 @@ pub(super) struct Timing {
 
 /// Until when a record is not to be delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NotBefore {
-    /// Until this time of day (Unix ms), which the record names, or the log.
+pub(super) enum Wait {
+    /// Until this time of day (Unix ms), which the record names.
     Wall(i64),
-    /// For a delay that began under this ownership and ends with its timer; the time of day is what survives.
-    Delay(i64),
+    /// For a delay that began under this ownership and ends with its timer; the rest is what survives.
+    Delay { wall_ms: i64, delay_ms: u32 },
+    /// For a delay that began under an earlier ownership. The time of day says when it ends, but a clock that is wrong does
+    /// not make it longer: no later than its length after this ownership began.
+    Stored { wall_ms: i64, delay_ms: u32 },
 }
 
-impl NotBefore {
-    pub(super) const fn wall_ms(&self) -> i64 {
-        match self {
-            Self::Wall(ms) | Self::Delay(ms) => *ms,
+const _: () = assert!(size_of::<Wait>() == 16);
+
+impl Wait {
+    /// As the log says; `None` if it waits for nothing.
+    pub(super) const fn stored(not_before: NotBefore) -> Option<Self> {
+        match not_before {
+            NotBefore { wall_ms: ..=0, .. } => None,
+            NotBefore { wall_ms, delay_ms: 0 } => Some(Self::Wall(wall_ms)),
+            NotBefore { wall_ms, delay_ms } => Some(Self::Stored { wall_ms, delay_ms }),
         }
     }
 
-    /// When to look at the clock again, monotonic; `None` if its time has come.
-    pub(super) fn look_at(&self, now: Now) -> Option<i64> {
-        match self {
-            Self::Delay(_) => None,
-            Self::Wall(ms) if now.wall_ms >= *ms => None,
-            Self::Wall(ms) => Some(now.monotonic_ms() + ms.saturating_sub(now.wall_ms).clamp(0, LOOK_AGAIN_MS)),
-        }
+    pub(super) const fn not_before(&self) -> NotBefore {
+        let (wall_ms, delay_ms) = match *self {
+            Self::Wall(wall_ms) => (wall_ms, 0),
+            Self::Delay { wall_ms, delay_ms } | Self::Stored { wall_ms, delay_ms } => (wall_ms, delay_ms),
+        };
+        NotBefore { wall_ms, delay_ms }
+    }
+
+    /// When to look at the clock again, monotonic, under an ownership that began then; `None` if its time has come.
+    pub(super) fn look_at(&self, began_ms: i64, now: Now) -> Option<i64> {
+        let now_ms = now.monotonic_ms();
+        let (wall_ms, latest_ms) = match *self {
+            Self::Delay { .. } => return None,
+            Self::Wall(wall_ms) => (wall_ms, i64::MAX),
+            Self::Stored { wall_ms, delay_ms } => (wall_ms, began_ms + i64::from(delay_ms)),
+        };
+        let left = wall_ms.saturating_sub(now.wall_ms).min(latest_ms.saturating_sub(now_ms)).min(LOOK_AGAIN_MS);
+        (left > 0).then(|| now_ms + left)
     }
 }
 
@@ -99,14 +118,14 @@ impl SharePartition {
     }
 
     fn end_delay(&mut self, offset: i64, now: Now) {
-        let wait = self.not_before.get(offset).copied();
-        if let Some(look_at) = wait.and_then(|wait| wait.look_at(now)) {
+        let wait = self.waits.get(offset).copied();
+        if let Some(look_at) = wait.and_then(|wait| wait.look_at(self.began_ms, now)) {
             self.postpone(offset, look_at);
             return;
         }
         // A time of day is looked at once more when its turn comes: the clock may be set back until then.
-        if matches!(wait, Some(NotBefore::Delay(_))) {
-            self.not_before.remove(offset);
+        if matches!(wait, Some(Wait::Delay { .. })) {
+            self.waits.remove(offset);
         }
         self.make_ready(offset);
         self.release_key(offset);

@@ -14,7 +14,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
     http::{HeaderMap, header, request::Parts},
 };
-use serde::de::{self, DeserializeOwned, Deserializer};
+use serde::de::{self, DeserializeOwned, Deserializer, IntoDeserializer, value::MapDeserializer};
 use std::{borrow::Cow, fmt, ops::RangeInclusive};
 
 /// The `{topic}` of the path.
@@ -132,7 +132,12 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        check_query(parts.uri.query().unwrap_or(""))?;
+        let query = parse_query(parts.uri.query().unwrap_or(""))?;
+        let pairs = query.into_iter().map(|(name, value)| (name, QueryValue(value)));
+        if let Ok(parameters) = T::deserialize(MapDeserializer::<_, de::value::Error>::new(pairs)) {
+            return Ok(Self(parameters));
+        }
+        // Once more, for its words.
         match Query::try_from_uri(&parts.uri) {
             Ok(Query(parameters)) => Ok(Self(parameters)),
             Err(rejection) => {
@@ -147,33 +152,100 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
     }
 }
 
-/// Refuses what form decoding would let through in silence: broken escapes, bytes that are no UTF-8, and names given
-/// twice.
-fn check_query(query: &str) -> Result<(), Problem> {
-    let mut seen: Vec<Cow<'_, [u8]>> = Vec::new();
+/// A parameter's name and value.
+type QueryPart<'a> = (Cow<'a, str>, Cow<'a, str>);
+
+/// A query's parts, decoded. Refuses what form decoding would let through in silence: broken escapes, bytes that are no
+/// UTF-8, and names given twice.
+fn parse_query(query: &str) -> Result<Vec<QueryPart<'_>>, Problem> {
+    let mut parts: Vec<QueryPart<'_>> = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let decode = |text| percent_decode(text).filter(|bytes| std::str::from_utf8(bytes).is_ok());
-        let (Some(name), Some(_)) = (decode(name), decode(value)) else {
+        let (Some(name), Some(value)) = (percent_decode(name), percent_decode(value)) else {
             let detail = format!("the query part '{pair}' is no UTF-8 after percent-decoding");
             return Err(Problem::invalid_request(format!("{detail}; for bytes use the parameter that takes base64")));
         };
-        if seen.contains(&name) {
-            let name = String::from_utf8_lossy(&name).into_owned();
+        if parts.iter().any(|(other, _)| *other == name) {
             return Err(Problem::invalid_request(format!("the parameter '{name}' is given more than once")));
         }
-        if seen.len() == 64 {
+        if parts.len() == 64 {
             return Err(Problem::invalid_request("the query has more than 64 parameters"));
         }
-        seen.push(name);
+        parts.push((name, value));
     }
-    Ok(())
+    Ok(parts)
 }
 
-/// `None` if an escape is broken.
-fn percent_decode(text: &str) -> Option<Cow<'_, [u8]>> {
+/// A parameter's value: text, and what that says where a number or a truth value is wanted.
+struct QueryValue<'a>(Cow<'a, str>);
+
+impl<'de> IntoDeserializer<'de> for QueryValue<'de> {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+/// Methods that give what the text says in Rust's own notation.
+macro_rules! parsed {
+    ($($method:ident => $visit:ident,)*) => {$(
+        fn $method<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+            visitor.$visit(self.0.parse().map_err(de::Error::custom)?)
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for QueryValue<'de> {
+    type Error = de::value::Error;
+
+    fn deserialize_any<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.0 {
+            Cow::Borrowed(text) => visitor.visit_borrowed_str(text),
+            Cow::Owned(text) => visitor.visit_string(text),
+        }
+    }
+
+    fn deserialize_option<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: de::Visitor<'de>>(self, _: &str, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: de::Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.0.into_deserializer().deserialize_enum(name, variants, visitor)
+    }
+
+    parsed! {
+        deserialize_bool => visit_bool,
+        deserialize_i8 => visit_i8,
+        deserialize_i16 => visit_i16,
+        deserialize_i32 => visit_i32,
+        deserialize_i64 => visit_i64,
+        deserialize_u8 => visit_u8,
+        deserialize_u16 => visit_u16,
+        deserialize_u32 => visit_u32,
+        deserialize_u64 => visit_u64,
+        deserialize_f32 => visit_f32,
+        deserialize_f64 => visit_f64,
+    }
+
+    serde::forward_to_deserialize_any! {
+        char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+/// `None` if an escape is broken, or what comes out is no UTF-8.
+fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
     if !text.bytes().any(|byte| matches!(byte, b'+' | b'%')) {
-        return Some(Cow::Borrowed(text.as_bytes()));
+        return Some(Cow::Borrowed(text));
     }
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -187,7 +259,7 @@ fn percent_decode(text: &str) -> Option<Cow<'_, [u8]>> {
             other => other,
         });
     }
-    Some(Cow::Owned(out))
+    String::from_utf8(out).ok().map(Cow::Owned)
 }
 
 /// A JSON body of at most `Limits::request_bytes`, and nothing in the query. `T` must carry

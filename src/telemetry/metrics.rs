@@ -8,7 +8,7 @@ use prometheus_client::{
 };
 use std::{
     collections::BTreeSet,
-    sync::{LazyLock, atomic::AtomicU64},
+    sync::{LazyLock, OnceLock, atomic::AtomicU64},
 };
 
 /// Seconds, from the 50 µs of a lone request to a long poll's minute.
@@ -40,6 +40,31 @@ pub struct RouteStatusLabels {
 pub struct DoorLabels {
     /// `http`, `kafka` or `peer`.
     pub door: &'static str,
+}
+
+/// Counts what is stored through a door. Its counters are looked up once, and not for each request.
+pub struct StoredThrough {
+    door: &'static str,
+    counters: OnceLock<(Counter, Counter)>,
+}
+
+impl StoredThrough {
+    /// For a door as [`DoorLabels`] names it.
+    #[must_use]
+    pub const fn new(door: &'static str) -> Self {
+        Self { door, counters: OnceLock::new() }
+    }
+
+    /// Counts records, and their bytes.
+    pub fn count(&self, records: u64, bytes: u64) {
+        let (all_records, all_bytes) = self.counters.get_or_init(|| {
+            let labels = DoorLabels { door: self.door };
+            let Metrics { produced_records, produced_bytes, .. } = metrics();
+            (produced_records.get_or_create(&labels).clone(), produced_bytes.get_or_create(&labels).clone())
+        });
+        all_records.inc_by(records);
+        all_bytes.inc_by(bytes);
+    }
 }
 
 /// A Kafka request.

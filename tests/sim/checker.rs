@@ -36,6 +36,8 @@ pub enum Event {
     BeyondEnd { reader: u32, partition: i32, position: i64, end: i64 },
     /// The machine started again, after its power had gone or not.
     Restarted { power_cut: bool },
+    /// The disk became full, or has room again.
+    DiskFull { full: bool },
     /// All that a partition holds, while no send is under way.
     Scanned { partition: i32, log_start: i64, records: Vec<(i64, String)> },
     /// After a start that nothing disturbed, a partition can not be read.
@@ -291,7 +293,7 @@ impl Checker {
                 messages.iter().for_each(|message| self.place(message.partition, message.offset, &message.value));
             }
             // The rest is the queue's checker's.
-            Event::QueueMade { .. } | Event::QueueFailed { .. } => {}
+            Event::DiskFull { .. } | Event::QueueMade { .. } | Event::QueueFailed { .. } => {}
             Event::QueueAtRest { .. } | Event::QueueNotAtRest => {}
             Event::ReceiveBegan { .. } | Event::SettleBegan { .. } | Event::SettleEnded { .. } => {}
         }

@@ -306,9 +306,11 @@ impl World {
             }
             Fault::DiskFull => {
                 let used: u64 = self.disk.files().iter().map(|(_, bytes)| bytes).sum();
+                self.workload.history().add(Event::DiskFull { full: true });
                 self.disk.set_capacity(Some(used + self.rng.below(50_000)));
                 sleep(100 + self.rng.below(500)).await;
                 self.disk.set_capacity(None);
+                self.workload.history().add(Event::DiskFull { full: false });
                 sleep(self.rng.below(1_000)).await;
             }
             _ => sleep(self.rng.below(1_000)).await,

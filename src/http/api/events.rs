@@ -9,6 +9,7 @@ use crate::{
         problem::Problem,
         record_json::{reserved, value_too_large},
     },
+    session::json::write_number,
     types::{Header, Record, TopicName},
 };
 use axum::{
@@ -25,6 +26,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 const RECORD_KEY: HeaderName = HeaderName::from_static("record-key");
 const RECORD_HEADER: &str = "record-header-";
 const CLOUD_EVENTS: &str = "ce-";
+/// Bytes of a receipt, or a record's path, beside the topic's name: words, and numbers of the usual lengths.
+const RECEIPT_BYTES: usize = 100;
 /// Room for the headers of an answer, with those that the door adds.
 const ANSWER_HEADERS: usize = 8;
 
@@ -78,14 +81,32 @@ pub struct EventReceipt {
 
 impl EventReceipt {
     /// Names are letters, digits, `.`, `_` and `-`: they need no escapes, here or in a path.
-    fn to_json(&self) -> String {
+    fn to_json(&self) -> Vec<u8> {
         let Self { topic, partition, offset, timestamp_ms } = self;
-        format!(r#"{{"topic":"{topic}","partition":{partition},"offset":{offset},"timestamp_ms":{timestamp_ms}}}"#)
+        let mut json = Vec::with_capacity(topic.as_str().len() + RECEIPT_BYTES);
+        json.extend_from_slice(br#"{"topic":""#);
+        json.extend_from_slice(topic.as_str().as_bytes());
+        json.extend_from_slice(br#"","partition":"#);
+        write_number(&mut json, i64::from(*partition));
+        json.extend_from_slice(br#","offset":"#);
+        write_number(&mut json, *offset);
+        json.extend_from_slice(br#","timestamp_ms":"#);
+        write_number(&mut json, *timestamp_ms);
+        json.push(b'}');
+        json
     }
 
     /// The record's own path.
-    fn location(&self) -> String {
-        format!("/v1/topics/{}/partitions/{}/records/{}", self.topic, self.partition, self.offset)
+    fn location(&self) -> Vec<u8> {
+        let Self { topic, partition, offset, .. } = self;
+        let mut path = Vec::with_capacity(topic.as_str().len() + RECEIPT_BYTES);
+        path.extend_from_slice(b"/v1/topics/");
+        path.extend_from_slice(topic.as_str().as_bytes());
+        path.extend_from_slice(b"/partitions/");
+        write_number(&mut path, i64::from(*partition));
+        path.extend_from_slice(b"/records/");
+        write_number(&mut path, *offset);
+        path
     }
 }
 
@@ -155,7 +176,7 @@ pub async fn publish_event(
     let headers = response.headers_mut();
     headers.reserve(ANSWER_HEADERS);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Ok(location) = HeaderValue::try_from(receipt_body.location()) {
+    if let Ok(location) = HeaderValue::from_maybe_shared(Bytes::from(receipt_body.location())) {
         headers.insert(header::LOCATION, location);
     }
     if receipt.replayed {
@@ -232,9 +253,11 @@ mod tests {
     fn a_receipt_is_json() {
         let receipt =
             EventReceipt { topic: TopicName::new("a-b_c.9").unwrap(), partition: 2, offset: i64::MAX, timestamp_ms: 0 };
-        let read: serde_json::Value = serde_json::from_str(&receipt.to_json()).unwrap();
+        let read: serde_json::Value = serde_json::from_slice(&receipt.to_json()).unwrap();
         let meant = serde_json::json!({"topic": "a-b_c.9", "partition": 2, "offset": 9_223_372_036_854_775_807_i64, "timestamp_ms": 0});
         assert_eq!(read, meant);
+        let path = format!("/v1/topics/a-b_c.9/partitions/2/records/{}", i64::MAX);
+        assert_eq!(receipt.location(), path.as_bytes());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
         record_json::RecordLimits,
         state::App,
     },
-    telemetry::{DoorLabels, metrics},
+    telemetry::StoredThrough,
     types::{Header, TopicName},
 };
 use axum::http::{HeaderMap, HeaderName, StatusCode};
@@ -254,14 +254,13 @@ pub async fn store(
     wanted: &Wanted,
     idempotency: Option<IdempotencyTag>,
 ) -> Result<ProduceReceipt, EngineError> {
-    const DOOR: DoorLabels = DoorLabels { door: "http" };
+    static STORED: StoredThrough = StoredThrough::new("http");
     let bytes: usize = records.iter().map(|r| r.record.payload_bytes()).sum();
     let request = ProduceRequest { topic: topic.id, records, acks: wanted.acks, timeout: wanted.timeout, idempotency };
     let receipt = app.engine.produce(request).await?;
     let stored = receipt.results.iter().filter(|r| r.is_ok()).count();
     if stored > 0 && !receipt.replayed {
-        metrics().produced_records.get_or_create(&DOOR).inc_by(stored as u64);
-        metrics().produced_bytes.get_or_create(&DOOR).inc_by(bytes as u64);
+        STORED.count(stored as u64, bytes as u64);
     }
     Ok(receipt)
 }

@@ -9,7 +9,6 @@ use super::super::{
     Door,
     connection::{Answer, Begun, Ending},
     error_code::{ErrorCode, code_and_text},
-    listener::DOOR,
 };
 use super::{millis, partition_id, topic_by_id, topic_by_name};
 use crate::codec::messages::produce::{
@@ -23,7 +22,7 @@ use crate::engine::{
     TopicInfo,
 };
 use crate::sys::{Lane, run_blocking};
-use crate::telemetry::metrics;
+use crate::telemetry::StoredThrough;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use std::{sync::Arc, time::Duration};
@@ -37,6 +36,8 @@ const TOPIC_IDS_FROM: i16 = 13;
 const HEAVY_BYTES: usize = 16 << 10;
 /// A batch that is so much of its frame may keep it; another one would hold a frame for a part of it.
 const OWNS_FRAME: (usize, usize) = (7, 8);
+
+static STORED: StoredThrough = StoredThrough::new("kafka");
 
 type Refusal = (i16, Option<String>);
 type Outcome = Result<ProducedBatch, Refusal>;
@@ -151,8 +152,7 @@ impl Produce {
                 let partition = partition_id(index).map_err(|code| (code.code(), None))?;
                 let batch = batch?;
                 let size = batch.header().size;
-                metrics().produced_records.get_or_create(&DOOR).inc_by(batch.header().record_count as u64);
-                metrics().produced_bytes.get_or_create(&DOOR).inc_by(size as u64);
+                STORED.count(batch.header().record_count as u64, size as u64);
                 let owns_memory = size * OWNS_FRAME.1 >= frame_bytes * OWNS_FRAME.0;
                 let acks = if acks == -1 { Acks::All } else { Acks::Leader };
                 Ok(ProduceBatch { topic: topic.id, partition, batch, verified, owns_memory, acks, timeout })

@@ -3,7 +3,8 @@
 //! A worker knows only when it asked and when it was answered; what happened lies in between. So of a lease there is a
 //! time in which it was *surely* held (from the answer, for its length after the question, unless something ended it) and
 //! one until which it *may* have been. A rule speaks of what is sure. A restart ends every lease, and so may a call that
-//! failed: the coordinator may have loaded its state anew.
+//! failed, or a disk that is full: the coordinator may have loaded its state anew, and a receive does not wait for what
+//! could not be stored, so no call needs to fail with it.
 
 use super::{Anomaly, Delivery, Event, Rule, Told, Verdict};
 use std::collections::BTreeMap;
@@ -66,6 +67,7 @@ pub(super) struct QueueChecker {
     /// When something was last seen to fail, or to start again: nothing was due before.
     floor_ms: u64,
     restarts: u32,
+    disk_is_full: bool,
 }
 
 impl Lease {
@@ -100,6 +102,9 @@ impl QueueChecker {
     }
 
     pub(super) fn take(&mut self, index: usize, at_ms: u64, event: &Event) {
+        if self.disk_is_full {
+            self.end_leases(at_ms);
+        }
         match event {
             Event::Began { send, partition, .. } => drop(self.sends.insert(*send, *partition)),
             Event::Acknowledged { send, offsets } => {
@@ -116,7 +121,12 @@ impl QueueChecker {
             Event::Restarted { .. } => {
                 // Up to the last that was seen of the machine before.
                 self.nothing_is_late();
+                self.disk_is_full = false;
                 self.restarts += 1;
+                self.end_leases(at_ms);
+            }
+            Event::DiskFull { full } => {
+                self.disk_is_full = *full;
                 self.end_leases(at_ms);
             }
             Event::ReceiveBegan { call, lease_ms } => {

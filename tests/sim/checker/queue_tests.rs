@@ -123,6 +123,12 @@ fn two_have_a_message_at_once() {
         (30, Event::QueueFailed { call: 5, why: String::new() }),
     ];
     assert_eq!(broken(&[first.clone(), failed, leased(900, 2, 0, 1)]), []);
+    // A full disk may end leases, and no call needs to hear of it; once it has room again, leases hold.
+    let disk_is = |at, full| vec![(at, Event::DiskFull { full })];
+    let full = [disk_is(5, true), first.clone(), leased(15, 2, 0, 1), disk_is(30, false), leased(40, 3, 0, 1)].concat();
+    assert_eq!(broken(&[full[1..].to_vec()]), [Rule::LeasedTwice]);
+    assert_eq!(broken(std::slice::from_ref(&full)), []);
+    assert_eq!(broken(&[full, leased(900, 4, 0, 2)]), [Rule::LeasedTwice]);
     assert_eq!(
         broken(&[first.clone(), said(20, 1, Verdict::Nack { delay_ms: 0 }, Told::Settled), leased(30, 2, 0, 2)]),
         []

@@ -107,8 +107,10 @@ pub async fn topic_size(bench: &Bench) -> Result<Vec<Plot>, CliError> {
 /// Records of rising size: produced and replayed.
 pub async fn record_size(bench: &Bench) -> Result<Vec<Plot>, CliError> {
     const X: &str = "bytes of a value";
-    /// Connections of small and of large records.
+    /// Connections of small and of large records, at most.
     const CONNECTIONS: (u32, u32) = (64, 4);
+    /// Bytes of requests under way that the server surely takes; more are refused, and a record counts about three times.
+    const UNDER_WAY: f64 = 64.0 * 1024.0 * 1024.0;
     let mut produced =
         Plot::new("record-size-produce", "Single events, one after the other on each connection", X, "bytes/s");
     let mut rate = Plot::new("record-size-produce-rate", "Single events", X, "records/s");
@@ -120,9 +122,10 @@ pub async fn record_size(bench: &Bench) -> Result<Vec<Plot>, CliError> {
         report::doing(&format!("records of {size} bytes"));
         let config = serde_json::json!({"flush": bench.args.flush, "max.message.bytes": (32 << 20).to_string()});
         let topic = bench.topic_with(&server, 1, config).await?;
+        let most = if size < 1e5 { CONNECTIONS.0 } else { CONNECTIONS.1 };
         let producing = Producing {
             kind: Kind::Single,
-            connections: if size < 1e5 { CONNECTIONS.0 } else { CONNECTIONS.1 },
+            connections: ((UNDER_WAY / (3.0 * size)) as u32).clamp(1, most),
             batch: 1,
             size: size as usize,
             flush: bench.args.flush.clone(),

@@ -31,12 +31,15 @@ use tokio::{
 const READ_BYTES: usize = 1 << 20;
 /// Bytes of rows that go into the store at once: a compressed batch may hold many times its size.
 const APPLY_BYTES: usize = 4 << 20;
+/// Rows that go into the store at once: until they are in, nothing that the store gives up for them is freed, and nobody
+/// reads from it.
+const APPLY_ROWS: usize = 250;
 /// Bytes that a batch may decompress to. What a topic takes is below it, whatever its `max.message.bytes`.
 pub(super) const DECOMPRESS: DecompressLimit = DecompressLimit { max_bytes: 1 << 30 };
 /// Steps of all partitions at once: each holds what it read.
 pub(super) const STEPS_AT_ONCE: usize = 4;
 /// Rows that one step of a sweep or a removal looks at.
-const SWEEP_ROWS: usize = 4096;
+pub(super) const SWEEP_ROWS: usize = 250;
 /// How often rows below the log start are looked for, at most.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// How long after a failure the next try comes.
@@ -365,7 +368,7 @@ fn apply(
                 let value = row::encode_row(&record);
                 bytes += value.len() + key.len();
                 changes.insert(row::latest_key(partition, key), Some(value));
-                if bytes >= APPLY_BYTES {
+                if bytes >= APPLY_BYTES || changes.len() >= APPLY_ROWS {
                     flush(&mut changes, applied)?;
                     bytes = 0;
                 }

@@ -6,7 +6,7 @@
 //!
 //! A partition's view is built on first use. Questions may come from any thread.
 
-use super::follower::{DECOMPRESS, Follower, LogSource, STEPS_AT_ONCE, Shared, State, follow};
+use super::follower::{DECOMPRESS, Follower, LogSource, STEPS_AT_ONCE, SWEEP_ROWS, Shared, State, follow};
 use super::lazy_store::LazyStore;
 use super::row::{self, Content, Row};
 use super::sled_store::SledStore;
@@ -53,7 +53,7 @@ pub enum ViewBackend {
 pub struct ViewSettings {
     /// Where the rows are kept.
     pub backend: ViewBackend,
-    /// Bytes that the store may cache.
+    /// Bytes of memory that the store should take, about; some ten a key come on top.
     pub cache_bytes: u64,
     /// How long a question waits for the view to catch up.
     pub wait: Duration,
@@ -406,13 +406,18 @@ fn open_store(sys: &Sys, dir: &Path, settings: &ViewSettings) -> Result<Arc<dyn 
     };
     if store.get(row::VERSION_KEY)?.as_deref() != Some(row::VERSION) {
         // New, or laid out otherwise: nothing in it is worth keeping.
-        let mut changes = Changes::new();
-        store.scan(&[], &[], &mut |key, _| {
-            changes.insert(key.to_vec(), None);
-            ControlFlow::Continue(())
-        })?;
-        changes.insert(row::VERSION_KEY.to_vec(), Some(row::VERSION.to_vec()));
-        store.apply_batch(changes)?;
+        loop {
+            let mut changes = Changes::new();
+            store.scan(&[], &[], &mut |key, _| {
+                changes.insert(key.to_vec(), None);
+                if changes.len() < SWEEP_ROWS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            if changes.is_empty() {
+                break;
+            }
+            store.apply_batch(changes)?;
+        }
+        store.apply_batch(Changes::from([(row::VERSION_KEY.to_vec(), Some(row::VERSION.to_vec()))]))?;
     }
     Ok(store)
 }

@@ -9,6 +9,7 @@ mod follower;
 mod latest;
 mod lazy_store;
 mod row;
+mod run;
 mod sled_store;
 mod store;
 

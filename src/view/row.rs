@@ -20,8 +20,9 @@ use bytes::Bytes;
 pub(super) const VERSION_KEY: &[u8] = b"V";
 pub(super) const VERSION: &[u8] = &[1];
 
-/// Records with more payload than this are pointed at, not copied.
-pub(super) const COPY_BYTES: usize = 64 << 10;
+/// Records with more payload than this are pointed at, not copied. sled holds at least one page of 16 rows in each of the
+/// 256 parts of its cache: 16 KiB make that 64 MiB.
+pub(super) const COPY_BYTES: usize = 16 << 10;
 
 const TOMBSTONE: u8 = 1;
 const POINTER: u8 = 2;

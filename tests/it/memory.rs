@@ -1,4 +1,5 @@
-//! A small memory budget holds: under large bodies, small ones, and readers that stop reading, all at once.
+//! A small memory budget holds: under large bodies, small ones, and readers that stop reading, all at once; and for the
+//! latest record of many keys.
 
 use super::harness::{Client, PATIENCE, Server};
 use hyper::{Method, body::Bytes};
@@ -129,4 +130,45 @@ async fn a_small_budget_holds_under_large_bodies_and_stopped_readers() {
     };
     tokio::time::timeout(PATIENCE, idle).await.expect("all that was reserved is given back");
     drop(stopped);
+}
+
+/// Keys that no order helps: neighbours in time are far apart in the view.
+fn scattered(n: u64) -> String {
+    format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_latest_of_many_keys_takes_its_budget_and_not_more() {
+    const KEYS: u64 = 300_000;
+    // sled's own, what its cache has yet to count, and a budget of 8 MiB.
+    const MOST: u64 = 160 << 20;
+    let server = Server::start_with(&["--memory", &MEMORY.to_string()]).await;
+    let client = server.client();
+    let topic = serde_json::json!({"name": "t", "partitions": 1, "config": {"flush": "os"}});
+    assert_eq!(client.post_json("/v1/topics", &topic).await.status, 201);
+    let value = "x".repeat(50);
+    for first in (0..KEYS).step_by(1000) {
+        let records: Vec<_> =
+            (first..first + 1000).map(|n| serde_json::json!({"key": scattered(n), "value": value})).collect();
+        let stored = client.post_json("/v1/topics/t/records", &serde_json::json!({"records": records})).await;
+        assert_eq!(stored.status, 200, "{stored:?}");
+    }
+    let before = status(server.pid(), "VmRSS:");
+    // The first question waits while the view is built, and says so if that takes too long.
+    let built = async {
+        loop {
+            let answer = client.get(&format!("/v1/topics/t/latest?key={}", scattered(KEYS / 2))).await;
+            match answer.status {
+                200 => return,
+                503 => tokio::time::sleep(Duration::from_millis(50)).await,
+                _ => panic!("{answer:?}"),
+            }
+        }
+    };
+    tokio::time::timeout(6 * PATIENCE, built).await.expect("the view is built");
+    let (now, peak) = (status(server.pid(), "VmRSS:"), status(server.pid(), "VmHWM:"));
+    eprintln!("{} MiB before the view, {} with it, at most {}", before >> 20, now >> 20, peak >> 20);
+    // Before there was a bound, this took more than 1 KiB a key.
+    assert!(peak <= before + MOST, "{} MiB became {} MiB, at most {}", before >> 20, now >> 20, peak >> 20);
 }

@@ -9,11 +9,17 @@ use broker::{batch, value, world};
 use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use sluice::codec::{BatchBuilder, Compression, DecompressLimit, RecordBatch};
+use sluice::coordinator::Now;
+use sluice::coordinator::queue::{
+    Acquired, Delta, DurablePartition, LeaseRef, MAX_WINDOW, Offered, PartitionSettings, SettleOutcome, Settlement,
+    SharePartition,
+};
 use sluice::http::record_json::{RecordLimits, parse_batch};
 use sluice::log::{AppendRecords, LogConfig, LogManager, LogSettings, PartitionLog};
 use sluice::session::json::{RecordWriter, ValueEncoding};
 use sluice::sys::{Sys, sim};
 use sluice::types::{LeaderEpoch, Offset, PartitionId, Record, TopicConfig, TopicDefaults, TopicId, TopicName};
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -142,5 +148,71 @@ fn log(criterion: &mut Criterion) {
     runtime.block_on(manager.close());
 }
 
-criterion_group!(benches, codec, json, log);
+/// A queue's state over a partition, whose next record is at `end`.
+struct Queue {
+    share: SharePartition,
+    end: i64,
+    now: Now,
+}
+
+impl Queue {
+    fn new() -> Self {
+        let now = Now { monotonic: Duration::from_secs(1), wall_ms: NOW_MS };
+        let settings = PartitionSettings { order_by_key: true, window: MAX_WINDOW, ..PartitionSettings::default() };
+        Self { share: SharePartition::new(DurablePartition::new(0), settings, 1, now), end: 0, now }
+    }
+
+    /// So many records come, each of a key of its own, and are leased.
+    fn lease(&mut self, count: usize) -> Vec<Acquired> {
+        let to = self.end + count as i64;
+        let offered = |offset: i64| {
+            let key = offset.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            Offered { offset, key: Some(key), deliver_at_ms: None }
+        };
+        let records: Vec<_> = (self.end..to).map(offered).collect();
+        assert_eq!(self.share.offer(self.end, to, &records, self.now), to, "the window has room");
+        self.end = to;
+        self.share.acquire(count, 3_600_000, self.now)
+    }
+
+    fn acknowledge(&mut self, acquired: &[Acquired]) -> Option<Delta> {
+        for Acquired { offset, generation, .. } in acquired {
+            let lease = LeaseRef { queue: 1, partition: 0, offset: *offset, generation: *generation, epoch: 1 };
+            assert_eq!(self.share.settle_lease(lease, &Settlement::Ack, self.now), SettleOutcome::Settled);
+        }
+        self.share.take_delta()
+    }
+}
+
+/// A message received and acknowledged, whatever lies behind and in the window: each should take the same.
+fn queue(criterion: &mut Criterion) {
+    const BEHIND: usize = 10_000_000;
+    const OUT: usize = 99_000;
+    let mut group = criterion.benchmark_group("queue, one message");
+    for (name, behind, out) in [
+        ("nothing behind", 0, 0),
+        ("10 million settled", BEHIND, 0),
+        ("10 million settled, 99,000 leased", BEHIND, OUT),
+    ] {
+        let mut queue = Queue::new();
+        for _ in 0..behind / 1000 {
+            let acquired = queue.lease(1000);
+            queue.acknowledge(&acquired);
+        }
+        let mut leased = VecDeque::new();
+        for _ in 0..out / 1000 {
+            leased.extend(queue.lease(1000));
+        }
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                leased.extend(queue.lease(1));
+                let oldest = leased.pop_front().expect("one was just leased");
+                black_box(queue.acknowledge(&[oldest]))
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, codec, json, log, queue);
 criterion_main!(benches);

@@ -357,6 +357,7 @@ fn report(run: &Run, output: OutputArgs, is_whole: bool) -> Result<(), CliError>
     }
     let start = if std::io::stderr().is_terminal() && !std::io::stdin().is_terminal() { "\r" } else { "" };
     let end = if is_whole { "" } else { " before the failure" };
-    eprintln!("{start}{stored} records stored in {} partitions{end}", partitions.len());
+    let (records, partitions) = (output::count(stored, "record"), output::count(partitions.len() as u64, "partition"));
+    eprintln!("{start}{records} stored in {partitions}{end}");
     Ok(())
 }

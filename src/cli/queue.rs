@@ -328,8 +328,8 @@ async fn end(args: EndArgs, what: &str, past: &str) -> Result<(), CliError> {
     let client = Client::new(&args.rest.target)?;
     let path = format!("{}/dead/{what}", path(&args.name));
     let ended = client.json(Method::POST, &path, Some(&Value::Object(filter))).await?;
-    let plural = if ended["count"] == 1 { "" } else { "s" };
-    args.rest.done(&ended, &format!("{past} {} message{plural}", output::cell(&ended["count"])))
+    let messages = output::count(ended["count"].as_u64().unwrap_or_default(), "message");
+    args.rest.done(&ended, &format!("{past} {messages}"))
 }
 
 #[cfg(test)]

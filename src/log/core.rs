@@ -173,6 +173,8 @@ pub(super) struct LogCore {
     source: RwLock<WatermarkSource>,
     awaiting: Mutex<VecDeque<AwaitingAppend>>,
     offline: RwLock<Option<String>>,
+    /// Held while a segment's file is synced.
+    pub(super) sync_failed: Mutex<bool>,
     /// Held by the pass that runs.
     pub(super) compaction: tokio::sync::Mutex<CompactionState>,
 }
@@ -235,6 +237,7 @@ impl LogCore {
             source: RwLock::default(),
             awaiting: Mutex::default(),
             offline: RwLock::new(opened.offline),
+            sync_failed: Mutex::new(false),
             compaction: tokio::sync::Mutex::default(),
         })
     }

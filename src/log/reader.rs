@@ -152,15 +152,24 @@ impl LogCore {
         end: Offset,
         max_bytes: usize,
     ) -> Result<Vec<RecordBatch>, ReadError> {
+        let found = self.first_segment_with(from, end, |segment| {
+            let batches = self.read_segment(access, segment, from, end, max_bytes)?;
+            Ok((!batches.is_empty()).then_some(batches))
+        })?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// What is found in the segment that holds an offset, or where it has nothing (compaction left a hole) in the next ones.
+    pub(super) fn first_segment_with<T>(
+        &self,
+        from: Offset,
+        end: Offset,
+        find: impl Fn(&LogSegment) -> Result<Option<T>, ReadError>,
+    ) -> Result<Option<T>, ReadError> {
         let segments = self.segments.load_full();
         let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
-        for segment in segments[first..].iter().take_while(|segment| segment.base < end) {
-            let batches = self.read_segment(access, segment, from, end, max_bytes)?;
-            if !batches.is_empty() {
-                return Ok(batches);
-            }
-        }
-        Ok(Vec::new())
+        let mut within = segments[first..].iter().take_while(|segment| segment.base < end);
+        within.find_map(|segment| find(segment).transpose()).transpose()
     }
 
     fn read_segment(

@@ -93,14 +93,9 @@ impl LogCore {
     }
 
     fn locate(&self, access: Access, from: Offset, end: Offset, max_bytes: usize) -> Result<StoredRead, ReadError> {
-        let segments = self.segments.load_full();
-        let first = segments.partition_point(|segment| segment.base <= from).saturating_sub(1);
-        for segment in segments[first..].iter().take_while(|segment| segment.base < end) {
-            if let Some(found) = self.locate_in(access, segment, from, end, max_bytes)? {
-                return Ok(found);
-            }
-        }
-        Ok(StoredRead { next_offset: from, ..StoredRead::default() })
+        let found =
+            self.first_segment_with(from, end, |segment| self.locate_in(access, segment, from, end, max_bytes))?;
+        Ok(found.unwrap_or_else(|| StoredRead { next_offset: from, ..StoredRead::default() }))
     }
 
     fn locate_in(

@@ -6,7 +6,7 @@
 //! go on.
 //!
 //! **Invariant**: one such sync at a time for each log, and the durable end rises to what was written before it began. If it
-//! fails the log goes offline, as after any other.
+//! fails the log goes offline, as after any other; a roll waits for the one under way, and fails with it.
 //!
 //! Called by `writer`, within the log's job; the sync itself runs on the background lane.
 

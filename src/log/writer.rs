@@ -334,9 +334,18 @@ impl LogCore {
         Step::Again
     }
 
+    /// Syncs a segment's file, one at a time: the kernel tells of a failure once for each descriptor, so of two syncs at once one
+    /// would hear that all is well. For the same reason none is well after one that failed.
     pub(super) fn sync_file(&self, file: &dyn File) -> io::Result<()> {
+        let mut failed = self.sync_failed.lock();
+        if *failed {
+            return Err(io::Error::other("a sync before it failed"));
+        }
         let before = self.context.sys.clock.monotonic();
-        file.sync_data()?;
+        if let Err(error) = file.sync_data() {
+            *failed = true;
+            return Err(error);
+        }
         metrics().fsyncs.inc();
         metrics().fsync_seconds.observe((self.context.sys.clock.monotonic() - before).as_secs_f64());
         Ok(())

@@ -278,3 +278,25 @@ fn a_delay_outlives_a_restart_and_no_clock_makes_it_longer() {
         });
     }
 }
+
+#[test]
+fn nobody_goes_without_while_somebody_else_looks_at_the_log() {
+    alone(|engine, sys, _| async move {
+        let bench = Bench::new(engine, sys, &[], QueueSettings::default()).await;
+        for n in 0..10 {
+            bench.produce("k", &n.to_string(), None).await;
+        }
+        // None waits, and all come at once: one of them looks for the first time at what there is.
+        let receive = || bench.receive(2, Duration::ZERO, 10_000);
+        let (a, b, c, d) = tokio::join!(receive(), receive(), receive(), receive());
+        let mut all: Vec<_> =
+            [a, b, c, d].iter().map(|got| values(got)).inspect(|got| assert_eq!(got.len(), 2)).collect();
+        all.sort();
+        assert_eq!(all.concat(), ["0", "1", "2", "3", "4", "5", "6", "7"]);
+        assert_eq!(values(&receive().await), ["8", "9"]);
+        // Now there is nothing, and that is said at once.
+        let before = bench.sys.clock.monotonic();
+        assert!(receive().await.is_empty());
+        assert!(bench.sys.clock.monotonic() - before < Duration::from_millis(100));
+    });
+}

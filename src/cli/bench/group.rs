@@ -97,6 +97,18 @@ impl Member {
         }
         Ok(())
     }
+
+    /// Leaves the group if it is in it, and joins it if not. When it did so, and the epoch that ends with it.
+    async fn come_or_go(&mut self, others: &[Self]) -> Result<(Instant, i64), CliError> {
+        let epoch = others.first().map_or(0, |member| member.epoch);
+        let begun = Instant::now();
+        if self.epoch >= 0 {
+            self.leave().await?;
+        } else {
+            self.call().await?;
+        }
+        Ok((begun, epoch))
+    }
 }
 
 fn failed(error: &io::Error) -> CliError {
@@ -133,13 +145,7 @@ async fn rebalances(bench: &Bench, server: &Process, topic: &Topic, count: u32) 
     settle_at_once(&mut members, -1).await?;
     let time = |begun: Instant| begun.elapsed().as_secs_f64() * 1000.0;
     for round in 0..bench.args.rounds {
-        let epoch = members.first().map_or(0, |member| member.epoch);
-        let begun = Instant::now();
-        if round % 2 == 0 {
-            comer.call().await?;
-        } else {
-            comer.leave().await?;
-        }
+        let (begun, epoch) = comer.come_or_go(&members).await?;
         settle_at_once(&mut members, epoch).await?;
         at_once.values.push(time(begun));
         report::progress(round + 1, &at_once);
@@ -155,13 +161,7 @@ async fn rebalances(bench: &Bench, server: &Process, topic: &Topic, count: u32) 
         for (n, member) in (0..).zip(&mut members) {
             member.next = Instant::now() + pace * n / count;
         }
-        let epoch = members.first().map_or(0, |member| member.epoch);
-        let begun = Instant::now();
-        if round % 2 == 0 {
-            comer.call().await?;
-        } else {
-            comer.leave().await?;
-        }
+        let (begun, epoch) = comer.come_or_go(&members).await?;
         let all = try_join_all(members.iter_mut().map(|member| member.settle_as_told(epoch)));
         tokio::time::timeout(PATIENCE, all).await.map_err(|_| CliError::failed("a rebalance does not end"))??;
         as_told.values.push(time(begun));

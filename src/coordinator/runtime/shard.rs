@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 const DRAIN: usize = 512;
 /// Bytes of records that make up an append at most, give or take one command's.
 const APPEND_BYTES: usize = 1 << 20;
+/// How often those that are ready to ask go first before an append begins.
+const GATHER: usize = 4;
 /// Replies that may be owed: commands in hand, and those that the state machine keeps waiting.
 const OWED: usize = 65_536;
 /// Bytes of batches that a step of loading reads.
@@ -165,6 +167,8 @@ impl<'a, S: StateMachine> Serving<'a, S> {
         self.machine.loaded(self.now(), &mut self.pending);
         let mut commands = Vec::with_capacity(DRAIN);
         let end = loop {
+            self.release_early();
+            self.gather(inbox, &mut commands).await;
             if let Err(error) = self.settle() {
                 break End::Failed(error);
             }
@@ -194,6 +198,28 @@ impl<'a, S: StateMachine> Serving<'a, S> {
             let _ = reply.send(Err(error.clone())); // the one who asked may have gone
         }
         end
+    }
+
+    /// Before an append begins, whoever is ready to ask does so first: what several ask is then stored by one sync. It waits for
+    /// tasks that run anyway, and not for time; where nobody else is at work it waits for nothing.
+    async fn gather(&mut self, inbox: &mut mpsc::Receiver<Message<S>>, commands: &mut Vec<Message<S>>) {
+        if self.flight.is_some() || self.pending.records.is_empty() {
+            return;
+        }
+        for _ in 0..GATHER {
+            tokio::task::yield_now().await;
+            let before = self.pending.records.len();
+            while self.pending.bytes < APPEND_BYTES
+                && commands.len() < DRAIN
+                && let Ok(message) = inbox.try_recv()
+            {
+                commands.push(message);
+            }
+            commands.drain(..).for_each(|message| self.handle(message));
+            if self.pending.records.len() == before {
+                return;
+            }
+        }
     }
 
     fn handle(&mut self, message: Message<S>) {

@@ -32,6 +32,8 @@ const READ_BYTES_EACH: usize = 16 << 10;
 const READ_BYTES: usize = 1 << 20;
 /// How long a partition is left alone that can not be read now.
 const LOST_SIGHT: Duration = Duration::from_millis(100);
+/// How often one whose time is over waits for what others find.
+const OTHERS_LOOKS: u32 = 10;
 /// The header by which a record says when it is to be delivered, in Unix ms.
 pub(super) const DELIVER_AT: &[u8] = b"deliver_at_ms";
 
@@ -105,6 +107,7 @@ impl RoutedEngine {
         let mut offers = Vec::new();
         let mut looking: Option<Looking<'_>> = None;
         let mut scout: Option<Scout<'_>> = None;
+        let mut patience = OTHERS_LOOKS;
         loop {
             let topic = self.topic_of_queue(&request.queue, &handle.definition)?;
             let mut woken = pin!(handle.wake.notified());
@@ -124,7 +127,7 @@ impl RoutedEngine {
             if scout.is_none() {
                 handle.time_moved(received.next_due);
             }
-            let mark = self.mark_looking(handle, &received.wants, &progress);
+            let (mark, others_look) = self.mark_looking(handle, &received.wants, &progress);
             if !received.leases.is_empty() {
                 drop(scout.take());
                 if received.more {
@@ -153,6 +156,12 @@ impl RoutedEngine {
                 drop(looking.take());
             }
             if Instant::now() >= deadline {
+                // What somebody else finds just now may be for this one too: nothing means that there is nothing.
+                if others_look && patience > 0 {
+                    patience -= 1;
+                    let _ = tokio::time::timeout(LOST_SIGHT, woken).await; // it asks once more in either case
+                    continue;
+                }
                 return Ok(Some(ReceivedMessages { topic, messages: Vec::new(), replayed: false }));
             }
             if scout.is_none() {
@@ -234,15 +243,17 @@ impl RoutedEngine {
         }
     }
 
-    /// Which partitions this receiver looks at now: those that have something new, and that nobody looks at.
-    fn mark_looking<'a>(&self, handle: &'a QueueHandle, wants: &[Want], progress: &Progress) -> Looking<'a> {
+    /// Which partitions this receiver looks at now: those that have something new, and that nobody looks at. And whether others
+    /// look at some.
+    fn mark_looking<'a>(&self, handle: &'a QueueHandle, wants: &[Want], progress: &Progress) -> (Looking<'a>, bool) {
         let has_more = |want: &&Want| progress.get(&want.partition).is_some_and(|p| p.high_watermark.get() > want.from);
         let new: Vec<i32> = wants.iter().filter(has_more).map(|want| want.partition).collect();
         if new.is_empty() {
-            return Looking { handle, partitions: new };
+            return (Looking { handle, partitions: new }, false);
         }
         let mut looking = handle.looking.lock();
-        Looking { handle, partitions: new.into_iter().filter(|partition| looking.insert(*partition)).collect() }
+        let (mine, others): (Vec<i32>, Vec<i32>) = new.into_iter().partition(|partition| looking.insert(*partition));
+        (Looking { handle, partitions: mine }, !others.is_empty())
     }
 
     /// Looks at the log for those that come next, while there is still something for them.

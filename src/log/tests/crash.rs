@@ -310,6 +310,19 @@ async fn a_sync_behind_the_appends_that_fails_takes_the_log_offline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_sync_that_failed_no_other_is_well() {
+    let machine = Machine::new(22, config_with(FlushPolicy::Os));
+    let (_manager, log) = machine.start().await;
+    append(&log, &[&value(0)]).await.unwrap();
+    let file = log.core().log_file(&log.core().writer.lock()).unwrap();
+    assert!(log.core().sync_file(&*file).is_ok());
+    machine.disk.inject(DiskFault::new(DiskOperation::Sync, ".log"));
+    assert!(log.core().sync_file(&*file).is_err());
+    machine.disk.clear_faults();
+    assert!(log.core().sync_file(&*file).is_err(), "what is dirty no more may be lost all the same");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_first_record_whose_sync_failed_leaves_nothing_that_a_later_one_relies_on() {
     for skip in 0..6 {
         let machine = Machine::new(23 + skip, config());

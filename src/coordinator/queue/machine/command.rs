@@ -132,11 +132,18 @@ pub enum QueueRefusal {
     #[error("the topic '{1}' of queue '{0}' was deleted; delete the queue too, or make it anew under another name")]
     TopicDeleted(String, String),
     /// These (their places in the request) are no leases of this cluster. Nothing was done.
-    #[error("{} of the leases are none of this cluster; send the `lease` of each message as it came. Nothing was settled", .0.len())]
+    #[error("nothing was settled: {}; send the `lease` of each message as it came", strange_leases(.0.len()))]
     InvalidLeases(Vec<usize>),
     /// The Idempotency-Key was used for another call.
     #[error("this Idempotency-Key was used for another request; use a new key for a new request")]
     IdempotencyConflict,
+}
+
+fn strange_leases(count: usize) -> String {
+    match count {
+        1 => "one of the leases was not made by this cluster".to_owned(),
+        _ => format!("{count} of the leases were not made by this cluster"),
+    }
 }
 
 /// An answer.

@@ -46,7 +46,7 @@ pub use routed::{EngineSettings, RoutedEngine};
 
 use crate::types::{Offset, PartitionId, PartitionProgress, ProducerId, StoredRecord, TopicId, TopicName};
 use futures_util::future::BoxFuture;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// What an engine's calls give.
@@ -96,6 +96,12 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// Dropping the future does not take the records back.
     fn produce(&self, request: ProduceRequest) -> Answer<'_, ProduceReceipt>;
+    /// How long ago this call last saw that what waits to be stored in a partition of the topic waits longer than it should;
+    /// `None` if never. A door takes less of it meanwhile. From memory.
+    fn since_late(&self, topic: &TopicName) -> Option<Duration> {
+        let _ = topic;
+        None
+    }
     /// Stores one batch that a producer made, as it is, after a check of all of it. An idempotent producer's batch that is
     /// stored already gets the answer that its first one got. Batches of one partition are stored in the order of the
     /// calls: what is known at once is done before this returns. The rest is as with [`Engine::produce`].

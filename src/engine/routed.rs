@@ -268,6 +268,11 @@ impl Engine for RoutedEngine {
         Box::pin(self.find_or_create(name.clone()))
     }
 
+    fn since_late(&self, topic: &TopicName) -> Option<Duration> {
+        let id = self.catalog.load().by_name(topic)?.info.id;
+        self.replicas.topic(id)?.partitions().filter_map(|partition| partition.log().since_late()).min()
+    }
+
     fn produce(&self, request: ProduceRequest) -> Answer<'_, ProduceReceipt> {
         Box::pin(async move {
             let info = self.info(request.topic)?;

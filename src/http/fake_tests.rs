@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::watch;
 
@@ -37,11 +38,13 @@ pub struct FakeEngine {
     state: Mutex<State>,
     changed: watch::Sender<u64>,
     auto_create: bool,
+    /// What `since_late` says of every topic.
+    late: Mutex<Option<Duration>>,
 }
 
 impl FakeEngine {
     pub fn new(auto_create: bool) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), changed: watch::Sender::new(0), auto_create })
+        Arc::new(Self { state: Mutex::default(), changed: watch::Sender::new(0), auto_create, late: Mutex::default() })
     }
 
     /// State for the router, with this engine behind it.
@@ -64,6 +67,11 @@ impl FakeEngine {
     /// Forgets the Idempotency-Keys.
     pub fn state_reset(&self) {
         self.state.lock().known.clear();
+    }
+
+    /// From now on what waits to be stored was late so long ago, or never.
+    pub fn set_late(&self, ago: Option<Duration>) {
+        *self.late.lock() = ago;
     }
 
     /// How often `produce` was called.
@@ -181,6 +189,10 @@ impl Engine for FakeEngine {
 
     fn topic(&self, name: &TopicName) -> Option<Arc<TopicInfo>> {
         self.state.lock().topics.get(name).map(|t| t.0.clone())
+    }
+
+    fn since_late(&self, _: &TopicName) -> Option<Duration> {
+        *self.late.lock()
     }
 
     fn topics(&self) -> Vec<Arc<TopicInfo>> {

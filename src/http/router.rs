@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     engine::EngineError,
-    telemetry::{Reserved, RouteLabels, RouteStatusLabels, intern, metrics},
+    telemetry::{Reserved, RouteLabels, RouteStatusLabels, ShedLabels, intern, metrics},
     types::TopicName,
 };
 use axum::{
@@ -60,6 +60,10 @@ const REQUEST_BYTES: usize = 4 << 10;
 /// The largest body that is read to be thrown away, and how long that may take.
 const THROWN_AWAY_BYTES: u64 = 1 << 20;
 const THROWN_AWAY_WITHIN: Duration = Duration::from_secs(5);
+/// Requests that store records may always take this part of the memory for requests: hundreds of small ones, or a few dozen
+/// batches. While what waits in their topic is late, they take no more; after that the rest comes back within [`REGAINED`].
+const ALWAYS_PART: usize = 4;
+const REGAINED: Duration = Duration::from_secs(1);
 /// How often the log is told of requests that were turned away.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// The route whose body is read while it is stored, and what it holds of it.
@@ -130,6 +134,8 @@ struct TurnedAway {
 struct Route {
     /// Its pattern, as a label.
     pattern: &'static str,
+    /// A POST to it stores records.
+    stores: bool,
     hot: Option<Hot>,
     /// By method, as [`METHODS`] numbers them.
     meters: [OnceLock<Meter>; METHODS.len()],
@@ -143,6 +149,15 @@ enum Hot {
     ProduceRecords,
     ReceiveMessages,
     SettleMessages,
+}
+
+/// Why a request is turned away before its body is read.
+#[derive(Clone, Copy)]
+enum Shed {
+    /// Those under way take all the memory for them.
+    Memory,
+    /// What waits to be stored in its topic waits too long.
+    Delay,
 }
 
 /// A route's handles of metrics, so that no request looks them up.
@@ -164,7 +179,8 @@ impl Route {
             "/v1/queues/{queue}/settle" => Some(Hot::SettleMessages),
             _ => None,
         };
-        Self { pattern: intern(pattern), hot, meters: Default::default() }
+        let stores = matches!(hot, Some(Hot::PublishEvent | Hot::ProduceRecords)) || pattern.ends_with(STREAMED);
+        Self { pattern: intern(pattern), stores, hot, meters: Default::default() }
     }
 
     /// Counts an answer.
@@ -207,18 +223,19 @@ impl Door {
         let Shared { app, table, other, .. } = &*self.0;
         let begun = app.sys.clock.monotonic();
         let (parts, body) = request.into_parts();
-        let (route, hot) = match table.at(parts.uri.path()) {
+        let (route, hot, late) = match table.at(parts.uri.path()) {
             Ok(found) => {
-                let named = found.params.get("topic").or_else(|| found.params.get("queue"));
-                (found.value, hot(found.value, named, &parts))
+                let topic = found.params.get("topic");
+                let named = topic.or_else(|| found.params.get("queue"));
+                (found.value, hot(found.value, named, &parts), is_late(found.value, topic, &parts.method, app))
             }
-            Err(_) => (other, None),
+            Err(_) => (other, None, false),
         };
         let method = method_number(&parts.method);
         let id = trace_of(&parts.headers, app);
         let span = tracing::debug_span!("request", method = METHODS[method], route = route.pattern, trace_id = %id);
         // Pinned here, so that each wrapper moves a pointer, and not the whole of what handles a request.
-        let answer = pin!(self.answer(parts, body, (route, hot)));
+        let answer = pin!(self.answer(parts, body, (route, hot), late));
         let response = trace::scope(id, answer).instrument(span).await;
         let (took, status) = (app.sys.clock.monotonic().saturating_sub(begun), response.status());
         route.count(method, status, took);
@@ -232,24 +249,34 @@ impl Door {
         response
     }
 
-    /// The answer to a request that there is no memory for. It is told to the log once in a while: a line for each would cost
-    /// more than what is saved.
-    fn turn_away(&self) -> Problem {
+    /// The answer to a request that is turned away. It is told to the log once in a while: a line for each would cost more than
+    /// what is saved.
+    fn turn_away(&self, why: Shed) -> Problem {
         let Shared { app, turned_away, .. } = &*self.0;
+        let (reason, detail) = match why {
+            Shed::Memory => ("memory", "the requests under way take all the memory that there is for them"),
+            Shed::Delay => ("delay", "what waits to be stored in this topic waits too long already"),
+        };
+        metrics().http_requests_shed.get_or_create(&ShedLabels { reason }).inc();
         let mut told = turned_away.lock();
         told.count += 1;
         let now = app.sys.clock.monotonic();
         if told.last.is_none_or(|last| now.saturating_sub(last) >= TOLD_EVERY) {
             let (count, bytes) = (std::mem::take(&mut told.count), app.memory.limit());
-            tracing::warn!(count, bytes, "requests are turned away: those under way take all the memory for them");
+            tracing::warn!(count, bytes, reason, "requests are turned away: more come than can be stored");
             told.last = Some(now);
         }
         drop(told);
-        let detail = "the requests under way take all the memory that there is for them; nothing of this one was read";
-        Problem::from(EngineError::Overloaded).with_detail(detail)
+        Problem::from(EngineError::Overloaded).with_detail(format!("{detail}; nothing of this one was read"))
     }
 
-    async fn answer(&self, parts: Parts, body: Body, (route, hot): (&Route, Option<(Hot, TopicName)>)) -> Response {
+    async fn answer(
+        &self,
+        parts: Parts,
+        body: Body,
+        (route, hot): (&Route, Option<(Hot, TopicName)>),
+        late: bool,
+    ) -> Response {
         let app = &self.0.app;
         let admitted = match security::admit(&parts, &app.settings) {
             Ok(admitted) => admitted,
@@ -259,19 +286,22 @@ impl Door {
             return finish(problem.into_response());
         }
         // Held until the answer: what came in is also in what waits to be stored.
-        let memory = reserve(&body, &parts.headers, route, app);
+        let (memory, shed) = match reserve(&body, &parts.headers, route, app).filter(|_| !late) {
+            Some(memory) => (Some(memory), None),
+            None => (None, Some(if late { Shed::Delay } else { Shed::Memory })),
+        };
         let mut may_leave_a_rest =
             parts.version < Version::HTTP_2 && body.size_hint().upper().is_none_or(|n| n > DRAINED_BODY);
-        let mut response = match hot {
-            _ if memory.is_none() => {
+        let mut response = match (shed, hot) {
+            (Some(why), _) => {
                 may_leave_a_rest &= !throw_away(body).await;
-                finish(self.turn_away().into_response())
+                finish(self.turn_away(why).into_response())
             }
-            Some((hot, name)) => {
+            (None, Some((hot, name))) => {
                 let answered = hot.call(app.clone(), name, parts, body).await;
                 finish(answered.unwrap_or_else(Problem::into_response))
             }
-            None => {
+            (None, None) => {
                 let (method, uri) = (parts.method.clone(), parts.uri.clone());
                 let Ok(response) = self.0.router.clone().call(Request::from_parts(parts, body)).await;
                 finish(as_problem(response, &method, uri.path()))
@@ -285,6 +315,20 @@ impl Door {
         admitted.mark(response.headers_mut());
         response
     }
+}
+
+/// Whether a request would store records in a topic where what waits has come to wait too long. Asked only while many are
+/// under way. A name that is written with escapes is not looked up: such requests are bounded by their memory alone.
+fn is_late(route: &Route, topic: Option<&str>, method: &Method, app: &AppState) -> bool {
+    let (used, all) = (app.memory.used(), app.memory.limit());
+    let always = all / ALWAYS_PART;
+    if !route.stores || used <= always || *method != Method::POST {
+        return false;
+    }
+    let since = topic.and_then(|name| app.engine.since_late(&TopicName::new(name).ok()?));
+    // Step by step: those that are let in together would be late together.
+    let regained = |since: Duration| since.div_duration_f64(REGAINED).min(1.0) * (all - always) as f64;
+    since.is_some_and(|since| used - always > regained(since) as usize)
 }
 
 /// Memory for a request's body, before any of it is read; `None` if there is none left. More than the server may hold is

@@ -6,6 +6,7 @@
 //!
 //! Called by `partition_log` (its public face), `writer`, `reader`, `recovery` and `log_manager`.
 
+use super::backlog::Pace;
 use super::compaction::CompactionState;
 use super::gathering::Gathering;
 use super::idempotency::{
@@ -101,6 +102,10 @@ pub(super) struct Front {
     pub(super) controls: VecDeque<Control>,
     /// When nothing is staged any more.
     pub(super) finals: VecDeque<Control>,
+    /// How fast it is taken from here, as of the last group.
+    pub(super) pace: Pace,
+    /// When it was last seen that what is staged is late, by the monotonic clock.
+    pub(super) late: Option<Duration>,
     /// The job stands in the pool's line, or runs.
     pub(super) enqueued: bool,
     /// The job lets appends gather, until there are so many.
@@ -220,6 +225,8 @@ impl LogCore {
             front: Mutex::new(Front {
                 staged: VecDeque::new(),
                 staged_bytes: 0,
+                pace: Pace::default(),
+                late: None,
                 controls: VecDeque::new(),
                 finals: VecDeque::new(),
                 enqueued: false,

@@ -7,6 +7,7 @@
 //! Called by `replication` (appends, reads), `metadata` (folders) and `cli::doctor` (offline). A [`PartitionLog`] may
 //! be used from any thread; its appends are written by one thread of the I/O pool at a time.
 
+mod backlog;
 mod batch_walk;
 mod batching;
 pub mod cleaner;

@@ -1,5 +1,6 @@
 //! One partition's log: the append buffer, the segments behind it, and what readers may see.
 
+use super::backlog::Backlog;
 use super::core::LogCore;
 use super::producer_state::ProducerSummary;
 use super::stored_read::StoredRead;
@@ -9,7 +10,7 @@ use crate::types::{
     HighWatermark, LeaderEpoch, LogEndOffset, Offset, PartitionProgress, Record, TopicName, TopicPartition,
 };
 use futures_util::future::BoxFuture;
-use std::{any::Any, sync::Arc};
+use std::{any::Any, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// Records to append as a leader: they get the next offsets, and share a batch with others that wait.
@@ -107,6 +108,21 @@ impl PartitionLog {
     /// what the disk says.
     pub fn append_batch(&self, batch: RecordBatch) -> Result<Append, LogError> {
         self.core.append_batch(batch)
+    }
+
+    /// How long ago it was last seen, by this call, that what waits to be written waits longer than it should: zero if it
+    /// does now, `None` if never. Few appends never do.
+    #[must_use]
+    pub fn since_late(&self) -> Option<Duration> {
+        let now = self.core.context.sys.clock.monotonic();
+        let mut front = self.core.front.lock();
+        if let Some(first) = front.staged.front() {
+            let (appends, bytes) = (front.staged.len(), front.staged_bytes);
+            if (Backlog { appends, bytes, oldest: first.since }).is_late(front.pace, self.core.group_limit(), now) {
+                front.late = Some(now);
+            }
+        }
+        front.late.map(|late| now.saturating_sub(late))
     }
 
     /// The idempotent producers that the log remembers.

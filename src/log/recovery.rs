@@ -8,6 +8,7 @@
 //!
 //! Blocks; called by `log_manager` on the background lane, for several partitions at once.
 
+use super::backlog::Pace;
 use super::batch_walk::{BatchWalk, Walked, find_batch, is_zero};
 use super::compaction::finish_swaps;
 use super::core::{LogContext, LogCore, Opened};
@@ -122,6 +123,7 @@ impl Recovery<'_> {
             write_behind: WriteBehind::default(),
             preallocation: Preallocation::default(),
             gathering: Gathering::default(),
+            pace: Pace::default(),
             gathers: false,
             phase: Phase::Idle,
         }

@@ -6,6 +6,7 @@
 //! A group goes through the phases write, sync, publish, each a [`Step`] of its own, so that a power cut in the
 //! simulation can fall between any two. Runs on the pool's append threads, one step of one log at a time.
 
+use super::backlog::Pace;
 use super::batching::{self, PlacedAppend};
 use super::core::{AwaitingAppend, LogCore, Payload, StagedAppend};
 use super::gathering::Gathering;
@@ -53,6 +54,7 @@ pub(super) struct Writer {
     pub(super) write_behind: WriteBehind,
     pub(super) preallocation: Preallocation,
     pub(super) gathering: Gathering,
+    pub(super) pace: Pace,
     /// The last turn ended with a wait.
     pub(super) gathers: bool,
     pub(super) phase: Phase,
@@ -91,6 +93,8 @@ pub(super) struct Group {
     start_position: u64,
     start_offset: Offset,
     now_ms: i64,
+    /// When it was begun, by the monotonic clock.
+    begun: Duration,
     /// It was published before it was synced, and so many appends were answered (see `acknowledges_early`).
     published: Option<usize>,
 }
@@ -201,7 +205,7 @@ impl LogCore {
     }
 
     /// A group fits one segment, unless a single append does not.
-    fn group_limit(&self) -> usize {
+    pub(super) fn group_limit(&self) -> usize {
         self.context.settings.group_bytes.min(self.config.load().segment_bytes as usize)
     }
 
@@ -211,6 +215,7 @@ impl LogCore {
             return Step::Again;
         }
         writer.touched = true;
+        let begun = self.now();
         let now_ms = self.context.sys.clock.now_ms();
         let config = self.config.load_full();
         let (batches, appends) = match batching::build(&config, writer, appends, now_ms, self.tail.budget()) {
@@ -248,7 +253,8 @@ impl LogCore {
             writer.preallocation.prepare(&*file, self.now(), writer.position, bytes as u64, config.segment_bytes);
         }
         let (start_position, start_offset) = (writer.position, writer.next_offset);
-        let group = Group { appends, batches, file, written: 0, start_position, start_offset, now_ms, published: None };
+        let group =
+            Group { appends, batches, file, written: 0, start_position, start_offset, now_ms, begun, published: None };
         self.write_group(writer, group)
     }
 
@@ -317,12 +323,14 @@ impl LogCore {
     }
 
     fn sync_group(&self, writer: &mut Writer, group: Group) -> Step {
+        let before = self.now();
         if let Err(error) = self.sync_file(&*group.file) {
             let path = writer.segment.log.path().display();
             let error = self.go_offline(format!("syncing {path}: {error}"));
             self.fail_placed(group.appends, &error);
             return Step::Again;
         }
+        writer.pace.synced(self.now().saturating_sub(before));
         writer.segment.log.mark_clean();
         writer.phase = if group.written < group.batches.len() {
             Phase::Write(group)
@@ -363,6 +371,7 @@ impl LogCore {
         segment.publish(position);
         let end = group.batches.last().map_or(group.start_offset, |batch| batch.header().next_offset());
         let bytes = position - group.start_position;
+        writer.pace.published(bytes as usize, self.group_limit(), self.now().saturating_sub(group.begun));
         metrics().log_bytes.inc_by(bytes as i64);
         metrics().group_commit_records.observe((end.get() - group.start_offset.get()) as f64);
         writer.unsnapshotted += bytes;
@@ -453,6 +462,7 @@ impl LogCore {
     /// To the back of the pool's line if more waits, or comes soon; `answered` appends were just answered.
     fn end_turn(&self, writer: &mut Writer, answered: usize) -> Step {
         let mut front = self.front.lock();
+        front.pace = writer.pace;
         if !front.controls.is_empty() || !front.finals.is_empty() {
             return Step::Requeue;
         }

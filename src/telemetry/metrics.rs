@@ -74,6 +74,13 @@ pub struct ApiLabels {
     pub api: &'static str,
 }
 
+/// Why a request was turned away before its body was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ShedLabels {
+    /// `memory`: those under way take all of it; `delay`: what waits to be stored waits too long.
+    pub reason: &'static str,
+}
+
 /// Which I/O lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LaneLabels {
@@ -132,6 +139,8 @@ pub struct Metrics {
     pub http_requests: Family<RouteStatusLabels, Counter>,
     /// From the request's headers to the answer's.
     pub http_request_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    /// Requests turned away before their body was read.
+    pub http_requests_shed: Family<ShedLabels, Counter>,
     /// Connections open now.
     pub connections: Family<DoorLabels, Gauge>,
     /// Connections taken since the start.
@@ -228,6 +237,7 @@ impl Metrics {
             registry: Registry::default(),
             http_requests: Family::default(),
             http_request_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
+            http_requests_shed: Family::default(),
             connections: Family::default(),
             connections_accepted: Family::default(),
             connections_refused: Family::default(),
@@ -269,6 +279,8 @@ impl Metrics {
         r.register("http_requests", "Requests answered", self.http_requests.clone());
         let latency = "Time from a request's headers to the answer's";
         r.register_with_unit("http_request_duration", latency, Unit::Seconds, self.http_request_seconds.clone());
+        let shed = "Requests turned away before their body was read";
+        r.register("http_requests_shed", shed, self.http_requests_shed.clone());
         r.register("connections", "Connections open now", self.connections.clone());
         r.register("connections_accepted", "Connections taken", self.connections_accepted.clone());
         r.register("connections_refused", "Connections turned away", self.connections_refused.clone());

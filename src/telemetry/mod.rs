@@ -12,6 +12,6 @@ mod tracing;
 pub use self::budget::{MemoryBudget, Reserved};
 pub use self::metrics::{
     ApiLabels, BudgetLabels, DirectionLabels, DoorLabels, LaneLabels, Metrics, RouteLabels, RouteStatusLabels,
-    StoredThrough, SubscriberLabels, SubscriberState, Transport, intern, metrics,
+    ShedLabels, StoredThrough, SubscriberLabels, SubscriberState, Transport, intern, metrics,
 };
 pub use self::tracing::{InitError, LogFormat, init};

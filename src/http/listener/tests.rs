@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     http::{Limits, Settings, fake_tests::FakeEngine},
     sys::{Network as _, TcpNetwork},
+    telemetry::ShedLabels,
 };
 use std::net::SocketAddr;
 use tokio::task::JoinHandle;
@@ -16,9 +17,13 @@ struct Serving {
 }
 
 async fn serving(limits: Limits) -> Serving {
+    serving_from(&FakeEngine::new(true), limits).await
+}
+
+async fn serving_from(engine: &Arc<FakeEngine>, limits: Limits) -> Serving {
     let listener = TcpNetwork.bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let state = FakeEngine::new(true).app(Settings { limits, listen: Some(address), ..Settings::default() });
+    let state = engine.app(Settings { limits, listen: Some(address), ..Settings::default() });
     let task = tokio::spawn(serve(listener, state.clone()));
     Serving { address, state, task }
 }
@@ -113,6 +118,50 @@ async fn connections_over_the_limit_wait_for_their_turn() {
     assert!(early.is_err(), "the second connection is served beside the first");
     drop(first);
     assert!(read_until(&mut second, "ok").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn what_comes_while_others_wait_too_long_is_sent_away_and_taken_again_afterwards() {
+    let engine = FakeEngine::new(true);
+    let serving = serving_from(&engine, Limits { request_memory: 1 << 20, ..Limits::default() }).await;
+    // One connection for all: a refusal ends none.
+    let mut socket = serving.connect().await;
+    let body = "x".repeat(10_000);
+    let mut send = async |method: &str, path: &str| {
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
+        socket.write_all(head.as_bytes()).await.unwrap();
+        socket.write_all(body.as_bytes()).await.unwrap();
+        let answer = read_until(&mut socket, "}").await.to_ascii_lowercase();
+        (answer[9..12].to_owned(), answer)
+    };
+    let shed = || metrics().http_requests_shed.get_or_create(&ShedLabels { reason: "delay" }).get();
+    let events = "/v1/topics/a/events";
+    assert_eq!(send("POST", events).await.0, "201");
+    let now = Some(Duration::ZERO);
+    engine.set_late(now);
+    let before = shed();
+    assert_eq!(send("POST", events).await.0, "201", "few requests are under way");
+    assert_eq!(shed(), before);
+    let others = serving.state.memory.reserve(1 << 19);
+    for path in [events, "/v1/topics/a/records", "/v1/topics/a/ingest"] {
+        let (status, answer) = send("POST", path).await;
+        assert_eq!(status, "503", "{path}: {answer}");
+        assert!(answer.contains("\r\nretry-after: ") && answer.contains("\"overloaded\""), "{path}: {answer}");
+        assert!(!answer.contains("connection: close"), "{path}: {answer}");
+    }
+    assert!(shed() >= before + 3, "it is counted");
+    engine.set_late(Some(Duration::from_millis(200)));
+    assert_eq!(send("POST", events).await.0, "503", "half of the memory is taken, and less is given yet");
+    for ago in [Some(Duration::from_millis(600)), Some(Duration::MAX), None] {
+        engine.set_late(ago);
+        assert_eq!(send("POST", events).await.0, "201", "{ago:?}");
+    }
+    engine.set_late(now);
+    drop(others);
+    assert_eq!(send("POST", events).await.0, "201", "nobody else is under way");
+    assert_eq!(engine.stored("a").len(), 6);
+    let _others = serving.state.memory.reserve(1 << 19);
+    assert_ne!(send("PUT", "/v1/topics/b").await.0, "503", "only what stores records is sent away");
 }
 
 #[tokio::test]

@@ -170,6 +170,37 @@ async fn too_much_that_waits_is_refused() {
     append(&log, &[&value(count)]).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_waits_too_long_makes_a_log_late_until_it_is_written() {
+    let mut machine = Machine::new(6, config());
+    machine.settings.group_bytes = 1 << 20;
+    let (_manager, log) = machine.start().await;
+    append(&log, &["the first says how fast it is"]).await.unwrap();
+    let stage = |count: i64| (0..count).map(|i| log.append(request(&[&value(i)])).unwrap()).collect::<Vec<_>>();
+    // Time goes on, and the log's job does not get to run.
+    let wait = |ms| {
+        let advance = std::pin::pin!(tokio::time::advance(Duration::from_millis(ms)));
+        assert!(futures_util::FutureExt::now_or_never(advance).is_none());
+    };
+    let late_now = || log.since_late() == Some(Duration::ZERO);
+    let mut taken = stage(32);
+    wait(60_000);
+    assert_eq!(log.since_late(), None, "few appends are never late");
+    taken.extend(stage(1));
+    assert!(late_now());
+    futures_util::future::try_join_all(taken).await.unwrap();
+    wait(1);
+    assert!(!late_now(), "all is written");
+    let many = stage(1000);
+    assert!(!late_now(), "they have come just now");
+    wait(60_000);
+    assert!(late_now());
+    futures_util::future::try_join_all(many).await.unwrap();
+    wait(1000);
+    assert!(log.since_late() >= Some(Duration::from_secs(1)));
+    assert_eq!(log.log_end().offset(), Offset::new(1034));
+}
+
 #[tokio::test]
 async fn eight_writers_get_dense_offsets() {
     let (sys, dir) = real();

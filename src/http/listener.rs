@@ -154,7 +154,7 @@ fn builder(state: &AppState) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
+        .header_read_timeout(limits.idle_timeout)
         .max_buf_size(limits.header_bytes * HEAD_BUFFER_FACTOR);
     builder
         .http2()

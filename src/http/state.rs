@@ -23,8 +23,10 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Header fields of a request.
     pub headers: usize,
-    /// Time for a request's headers.
+    /// Time for the first bytes of a connection.
     pub header_timeout: Duration,
+    /// How long a connection may stand idle, and the headers of a request may take.
+    pub idle_timeout: Duration,
     /// Longest silence in a request's body.
     pub body_silence: Duration,
     /// Streams of one HTTP/2 connection.
@@ -57,6 +59,8 @@ impl Default for Limits {
             header_bytes: 64 << 10,
             headers: 100,
             header_timeout: Duration::from_secs(10),
+            // More than the minute for which proxies and pools of clients keep theirs: who closes second loses no request.
+            idle_timeout: Duration::from_secs(75),
             body_silence: Duration::from_secs(30),
             http2_streams: 100,
             connections: 20_000,

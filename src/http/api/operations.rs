@@ -117,8 +117,10 @@ pub struct CapabilityLimits {
     connections: usize,
     /// Longest wait for an acknowledgement, in milliseconds.
     produce_timeout_ms: u64,
-    /// Time for a request's headers, in milliseconds.
+    /// Time for the first bytes of a connection, in milliseconds.
     header_timeout_ms: u64,
+    /// How long a connection may stand idle, and the headers of a request may take, in milliseconds.
+    idle_timeout_ms: u64,
     /// Longest silence within a request's body, in milliseconds.
     body_silence_ms: u64,
 }
@@ -243,6 +245,7 @@ pub async fn get_capabilities(State(app): State<AppState>) -> Json<Capabilities>
             connections: limits.connections,
             produce_timeout_ms: ms(limits.max_produce_timeout),
             header_timeout_ms: ms(limits.header_timeout),
+            idle_timeout_ms: ms(limits.idle_timeout),
             body_silence_ms: ms(limits.body_silence),
         },
         idempotency: IdempotencyBounds {

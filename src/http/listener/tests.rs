@@ -62,7 +62,7 @@ async fn read_until(socket: &mut Box<dyn Socket>, end: &str) -> String {
 
 fn quick() -> Limits {
     let short = Duration::from_millis(100);
-    Limits { header_timeout: short, body_silence: short, ..Limits::default() }
+    Limits { header_timeout: short, idle_timeout: short, body_silence: short, ..Limits::default() }
 }
 
 #[tokio::test]
@@ -74,6 +74,17 @@ async fn slow_headers_are_cut_off_whatever_the_protocol() {
     }
     let whole = b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     assert!(serving.exchange(whole).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_connection_may_stand_idle_for_longer_than_a_new_one_may_be_silent() {
+    let serving = serving(Limits { idle_timeout: Duration::from_secs(60), ..quick() }).await;
+    let mut socket = serving.connect().await;
+    for _ in 0..2 {
+        socket.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        assert!(read_until(&mut socket, "ok").await.starts_with("HTTP/1.1 200"));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
 }
 
 #[tokio::test]

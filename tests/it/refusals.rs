@@ -60,7 +60,7 @@ async fn every_refusal_says_what_to_write_instead() {
             request,
             "nack[1].delay_ms: invalid type",
         ),
-        (&post, "/v1/queues/q/settle", json!({"ack": ["x"]}), (422, "invalid-lease"), "Nothing was settled"),
+        (&post, "/v1/queues/q/settle", json!({"ack": ["x"]}), (422, "invalid-lease"), "nothing was settled: one of the leases"),
         (&post, "/v1/queues/q/dead/redrive", json!({}), request, "{\"all\":true}"),
         (&post, "/v1/queues/q/dead/redrive", json!({"all": true, "partition": 0}), request, "say which"),
         (&post, "/v1/queues/q/dead/discard", json!({"messages": []}), request, "messages names 1 to"),

@@ -22,42 +22,25 @@ fn key(n: u32) -> Vec<u8> {
     format!("{}key-{n}", n % 3).into_bytes()
 }
 
-#[derive(Debug, Clone)]
-enum Op {
-    /// Rows by number, with the length of their value; `None` removes it.
-    Change(Vec<(u32, Option<usize>)>),
-    Reopen,
-}
-
-fn op() -> impl Strategy<Value = Op> {
+/// Rows by number, with the length of their value; `None` removes it.
+fn changes() -> impl Strategy<Value = Vec<(u32, Option<usize>)>> {
     let value = proptest::option::weighted(0.7, prop_oneof![8 => 0..300_usize, 1 => 0..5000_usize]);
-    let some = proptest::collection::vec((0..150_u32, value), 1..60);
-    prop_oneof![9 => some.prop_map(Op::Change), 1 => Just(Op::Reopen)]
+    proptest::collection::vec((0..150_u32, value), 1..60)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn it_holds_what_the_store_in_memory_holds(ops in proptest::collection::vec(op(), 1..25)) {
+    fn it_holds_what_the_store_in_memory_holds(turns in proptest::collection::vec(changes(), 1..25)) {
         let (sys, folder) = (Sys::real(), tempfile::tempdir().unwrap());
         let twin = MemoryStore::open(sys.disk.clone(), folder.path().join("twin"));
-        let dir = folder.path().join("sled");
-        let mut store = open(&dir);
-        for (turn, op) in ops.into_iter().enumerate() {
-            match op {
-                Op::Change(some) => {
-                    let value = |len: usize| vec![turn as u8; len];
-                    let changes: Changes = some.into_iter().map(|(n, len)| (key(n), len.map(value))).collect();
-                    twin.apply_batch(changes.clone()).unwrap();
-                    store.apply_batch(changes).unwrap();
-                }
-                Op::Reopen => {
-                    store.checkpoint().unwrap();
-                    store.close();
-                    store = open(&dir);
-                }
-            }
+        let store = open(&folder.path().join("sled"));
+        for (turn, some) in turns.into_iter().enumerate() {
+            let value = |len: usize| vec![turn as u8; len];
+            let changes: Changes = some.into_iter().map(|(n, len)| (key(n), len.map(value))).collect();
+            twin.apply_batch(changes.clone()).unwrap();
+            store.apply_batch(changes).unwrap();
             for (prefix, from) in [("", ""), ("1", ""), ("1key-1", ""), ("1", "1key-33"), ("1", "2"), ("9", "")] {
                 let (prefix, from) = (prefix.as_bytes(), from.as_bytes());
                 prop_assert_eq!(rows(&store, prefix, from), rows(&twin, prefix, from));

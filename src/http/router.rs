@@ -60,10 +60,13 @@ const REQUEST_BYTES: usize = 4 << 10;
 /// The largest body that is read to be thrown away, and how long that may take.
 const THROWN_AWAY_BYTES: u64 = 1 << 20;
 const THROWN_AWAY_WITHIN: Duration = Duration::from_secs(5);
-/// Requests that store records may always take this part of the memory for requests: hundreds of small ones, or a few dozen
-/// batches. While what waits in their topic is late, they take no more; after that the rest comes back within [`REGAINED`].
+/// Below this part of the memory for requests, taken by all of them together, none is turned away: hundreds of small ones, or
+/// a few dozen batches. Beyond it those are that would store in a topic where what waits is late; for others the rest comes
+/// back within [`REGAINED`].
 const ALWAYS_PART: usize = 4;
 const REGAINED: Duration = Duration::from_secs(1);
+/// For so long what was said of a topic holds.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// How often the log is told of requests that were turned away.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// The route whose body is read while it is stored, and what it holds of it.
@@ -105,7 +108,14 @@ pub fn router(state: AppState) -> Door {
             .and(NotForContentType::const_new("application/x-ndjson")),
     );
     let router = routes.fallback(not_found).layer(compress).with_state(state.clone());
-    Door(Arc::new(Shared { app: state, table, other: Route::new("other"), router, turned_away: Mutex::default() }))
+    Door(Arc::new(Shared {
+        app: state,
+        table,
+        other: Route::new("other"),
+        router,
+        turned_away: Mutex::default(),
+        looked: Mutex::default(),
+    }))
 }
 
 /// The whole door as a service; cheap to clone.
@@ -121,6 +131,7 @@ struct Shared {
     /// What handles all but [`Hot`] requests.
     router: Router,
     turned_away: Mutex<TurnedAway>,
+    looked: Mutex<Looked>,
 }
 
 /// Requests that were turned away since the log was told.
@@ -129,6 +140,10 @@ struct TurnedAway {
     count: u64,
     last: Option<Duration>,
 }
+
+/// What was last said of a topic, and when: of thousands of requests a second few look at all its partitions.
+#[derive(Default)]
+struct Looked(Option<(TopicName, Duration, Option<Duration>)>);
 
 /// What is known of a route before its handler runs.
 struct Route {
@@ -227,7 +242,7 @@ impl Door {
             Ok(found) => {
                 let topic = found.params.get("topic");
                 let named = topic.or_else(|| found.params.get("queue"));
-                (found.value, hot(found.value, named, &parts), is_late(found.value, topic, &parts.method, app))
+                (found.value, hot(found.value, named, &parts), is_late(found.value, topic, &parts.method, &self.0))
             }
             Err(_) => (other, None, false),
         };
@@ -319,16 +334,30 @@ impl Door {
 
 /// Whether a request would store records in a topic where what waits has come to wait too long. Asked only while many are
 /// under way. A name that is written with escapes is not looked up: such requests are bounded by their memory alone.
-fn is_late(route: &Route, topic: Option<&str>, method: &Method, app: &AppState) -> bool {
+fn is_late(route: &Route, topic: Option<&str>, method: &Method, shared: &Shared) -> bool {
+    let app = &shared.app;
     let (used, all) = (app.memory.used(), app.memory.limit());
     let always = all / ALWAYS_PART;
     if !route.stores || used <= always || *method != Method::POST {
         return false;
     }
-    let since = topic.and_then(|name| app.engine.since_late(&TopicName::new(name).ok()?));
+    let since = topic.and_then(|name| shared.looked.lock().since_late(TopicName::new(name).ok()?, app));
     // Step by step: those that are let in together would be late together.
     let regained = |since: Duration| since.div_duration_f64(REGAINED).min(1.0) * (all - always) as f64;
     since.is_some_and(|since| used - always > regained(since) as usize)
+}
+
+impl Looked {
+    fn since_late(&mut self, topic: TopicName, app: &AppState) -> Option<Duration> {
+        let now = app.sys.clock.monotonic();
+        let known = self.0.as_ref().filter(|(of, at, _)| *of == topic && now.saturating_sub(*at) < LOOK_AGAIN);
+        if let Some((_, _, since)) = known {
+            return *since;
+        }
+        let since = app.engine.since_late(&topic);
+        self.0 = Some((topic, now, since));
+        since
+    }
 }
 
 /// Memory for a request's body, before any of it is read; `None` if there is none left. More than the server may hold is

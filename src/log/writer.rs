@@ -215,7 +215,7 @@ impl LogCore {
             return Step::Again;
         }
         writer.touched = true;
-        let begun = self.now();
+        let mut begun = self.now();
         let now_ms = self.context.sys.clock.now_ms();
         let config = self.config.load_full();
         let (batches, appends) = match batching::build(&config, writer, appends, now_ms, self.tail.budget()) {
@@ -233,11 +233,16 @@ impl LogCore {
         }
         let bytes: usize = batches.iter().map(|batch| batch.header().size).sum();
         let last = batches[batches.len() - 1].header().last_offset();
-        let rolled =
-            if self.wants_roll(writer, &config, bytes as u64, last, now_ms) { self.roll(writer) } else { Ok(()) };
-        if let Err(error) = rolled {
-            self.fail_placed(appends, &error);
-            return Step::Again;
+        if self.wants_roll(writer, &config, bytes as u64, last, now_ms) {
+            let before = self.now();
+            if let Err(error) = self.roll(writer) {
+                self.fail_placed(appends, &error);
+                return Step::Again;
+            }
+            // The disk's own time, as a sync is, and none of the group's.
+            let took = self.now().saturating_sub(before);
+            writer.pace.synced(took);
+            begun += took;
         }
         let file = match self.log_file(writer) {
             Ok(file) => file,
@@ -307,7 +312,7 @@ impl LogCore {
     /// The disk did not take the group. Without room, the file is cut back to where it was, and the log goes on.
     fn abandon_group(&self, writer: &mut Writer, group: Group, error: &io::Error) -> Step {
         let path = writer.segment.log.path().display().to_string();
-        let cut = |file: &dyn File| file.set_len(group.start_position).and_then(|()| file.sync_data());
+        let cut = |file: &dyn File| file.set_len(group.start_position).and_then(|()| self.sync_file(file));
         let error = if error.kind() != io::ErrorKind::StorageFull {
             self.go_offline(format!("writing {path}: {error}"))
         } else if let Err(error) = cut(&*group.file) {

@@ -43,7 +43,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     // Each connection that it takes has it from here.
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT)?;
+    if let Err(error) = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT) {
+        tracing::debug!(%error, "this kernel has no TCP_NOTSENT_LOWAT: it keeps more for readers that stop");
+    }
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

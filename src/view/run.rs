@@ -5,7 +5,8 @@
 //! for each. Neighbours in one row make both several times less.
 //!
 //! **Invariant**: a run lies under the key of its first row, or a lower one, and holds every row from its key up to the
-//! next run's. Rows are in order. Keys only ever move into a run with a higher key, so who walks upwards misses none.
+//! next run's. Rows are in order. A row that stays only ever moves into a run with a higher key, so who walks upwards misses
+//! none; one that is put again after its run went, into a lower one, is newer than the walk.
 //!
 //! Pure. Called by the store.
 //!

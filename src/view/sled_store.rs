@@ -17,6 +17,7 @@ use crate::sys::{OpenMode, Sys};
 use parking_lot::{Mutex, RwLock};
 use sled::IVec;
 use std::{
+    borrow::Cow,
     ops::{Bound, ControlFlow},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -28,8 +29,12 @@ use std::{
 
 /// Written beside sled's files once it failed at work: the next opening does not trust them.
 const DISTRUST: &str = "rebuild";
+/// See [`escape`].
+const HIGHEST: [u8; 3] = [u8::MAX; 3];
 /// sled's tree that holds the runs. Another layout of runs takes another name.
 const RUNS: &str = "runs";
+/// What stands in the folder's first tree is not in runs.
+const OLD_LAYOUT: &str = "its rows are laid out as an earlier version did";
 /// sled counts bytes on the disk, which take up to twice that in memory, and what it has yet to count comes on top.
 const CACHE_SHARE: u64 = 3;
 /// See [`note_access`].
@@ -75,6 +80,11 @@ impl SledStore {
             false => open_sled(dir, memory),
         };
         let open = opened.or_else(|reason| {
+            if reason == OLD_LAYOUT {
+                tracing::info!(dir = %dir.display(), reason, "the view is built anew");
+                disk.remove_dir_all(dir).map_err(|e| ViewError::Store(format!("removing {}: {e}", dir.display())))?;
+                return open_sled(dir, memory).map_err(ViewError::Store);
+            }
             tracing::warn!(dir = %dir.display(), reason, "the view can not be opened: it is moved aside and built anew");
             move_aside(sys, dir).map_err(|e| ViewError::Store(format!("moving {} aside: {e}", dir.display())))?;
             open_sled(dir, memory).map_err(ViewError::Store)
@@ -104,13 +114,49 @@ fn open_sled(dir: &Path, memory: u64) -> Result<Open, String> {
     let open = || {
         let db = config.open()?;
         if !db.is_empty() {
-            return Err(Failed("its rows are laid out as an earlier version did".to_owned()));
+            return Err(Failed(OLD_LAYOUT.to_owned()));
         }
         let runs = db.open_tree(RUNS)?;
         Ok(Open { db, runs })
     };
     let opened = catch_unwind(AssertUnwindSafe(open));
     opened.unwrap_or_else(|_| Err(Failed("sled panicked while opening it".to_owned()))).map_err(|Failed(reason)| reason)
+}
+
+/// A key as sled has it: with a zero behind every third 255 in a row, which leaves the order as it is, and a prefix a prefix.
+/// sled steps back from a page's lowest key `k` to where `k`, less one, and four times 255 would be; a page between these two
+/// is passed over, again and again, until it panics.
+fn escape(key: &[u8]) -> Cow<'_, [u8]> {
+    if !key.windows(HIGHEST.len()).any(|three| three == HIGHEST) {
+        return Cow::Borrowed(key);
+    }
+    let (mut escaped, mut row) = (Vec::with_capacity(key.len() + key.len() / 3), 0);
+    for byte in key {
+        escaped.push(*byte);
+        row = if *byte == u8::MAX { row + 1 } else { 0 };
+        if row == HIGHEST.len() {
+            escaped.push(0);
+            row = 0;
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// The key again.
+fn unescape(key: &[u8]) -> Cow<'_, [u8]> {
+    if !key.windows(HIGHEST.len()).any(|three| three == HIGHEST) {
+        return Cow::Borrowed(key);
+    }
+    let (mut plain, mut row) = (Vec::with_capacity(key.len()), 0);
+    for byte in key {
+        if row == HIGHEST.len() {
+            row = 0; // the zero that was put there
+            continue;
+        }
+        plain.push(*byte);
+        row = if *byte == u8::MAX { row + 1 } else { 0 };
+    }
+    Cow::Owned(plain)
 }
 
 /// The run in which a key's row must be, if there is one: its key and bytes.
@@ -181,14 +227,15 @@ fn move_aside(sys: &Sys, dir: &Path) -> std::io::Result<()> {
 
 impl ViewStore for SledStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ViewError> {
+        let key = escape(key);
         self.with(|Open { runs, .. }| {
-            let Some((start, bytes)) = run_at(runs, key)? else { return Ok(None) };
-            Ok(Run { key: &start, bytes: &bytes }.get(key)?.map(<[u8]>::to_vec))
+            let Some((start, bytes)) = run_at(runs, &key)? else { return Ok(None) };
+            Ok(Run { key: &start, bytes: &bytes }.get(&key)?.map(<[u8]>::to_vec))
         })
     }
 
     fn scan(&self, prefix: &[u8], from: &[u8], visit: &mut Visit<'_>) -> Result<(), ViewError> {
-        let from = prefix.max(from);
+        let (prefix, from) = (&*escape(prefix), &*escape(prefix.max(from)));
         self.with(|Open { runs, .. }| {
             let first = run_at(runs, from)?.map_or_else(|| IVec::from(from), |(start, _)| start);
             let (mut key, mut before) = (Vec::new(), Vec::new());
@@ -201,7 +248,7 @@ impl ViewStore for SledStore {
                     if key < from || key <= &before[..] {
                         return ControlFlow::Continue(());
                     }
-                    flow = if key.starts_with(prefix) { visit(key, value) } else { ControlFlow::Break(()) };
+                    flow = if key.starts_with(prefix) { visit(&unescape(key), value) } else { ControlFlow::Break(()) };
                     flow
                 })?;
                 if flow.is_break() {
@@ -219,6 +266,11 @@ impl ViewStore for SledStore {
     /// batches should be small. The garbage of large ones was never caught up with; it took 1.2 KiB a key.
     fn apply_batch(&self, changes: Changes) -> Result<(), ViewError> {
         let _one = self.changing.lock();
+        let escaped = |(key, value): (Vec<u8>, _)| match escape(&key) {
+            Cow::Owned(escaped) => (escaped, value),
+            Cow::Borrowed(_) => (key, value),
+        };
+        let changes: Changes = changes.into_iter().map(escaped).collect();
         let applied = self.with(|Open { runs, .. }| {
             let mut batch = sled::Batch::default();
             let written = change_runs(runs, changes, &mut batch)?;

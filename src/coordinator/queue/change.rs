@@ -402,6 +402,24 @@ mod tests {
     }
 
     #[test]
+    fn version_1_knew_no_length_of_a_delay() {
+        let not_before = NotBefore { wall_ms: 1_700_000_000_000, delay_ms: 0 };
+        let mut bytes = vec![1];
+        for n in [7, 100, 1] {
+            put(&mut bytes, n); // epoch, start, changes
+        }
+        bytes.push(4);
+        for n in [5, 1, 2, not_before.wall_ms] {
+            put(&mut bytes, n); // from, how many, deliveries
+        }
+        bytes.push(0);
+        let changes = vec![Change::Waiting { from: 105, to: 106, deliveries: 2, not_before, by: None }];
+        assert_eq!(Delta::decode(&bytes), Ok(Delta { epoch: 7, start: 100, changes }));
+        bytes[0] = VERSION + 1;
+        assert_eq!(Delta::decode(&bytes), Err(DeltaError::Version(VERSION + 1)));
+    }
+
+    #[test]
     fn a_hundred_acknowledgements_are_a_few_bytes() {
         let by = Some(By { generation: 70_000, verdict: Verdict::Ack });
         let changes = vec![Change::Settled { from: 5_000_000, to: 5_000_100, cause: Cause::Acked, by }];

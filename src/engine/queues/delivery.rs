@@ -159,8 +159,16 @@ impl RoutedEngine {
                 // What somebody else finds just now may be for this one too: nothing means that there is nothing.
                 if others_look && patience > 0 {
                     patience -= 1;
-                    let _ = tokio::time::timeout(LOST_SIGHT, woken).await; // it asks once more in either case
+                    let until = Instant::now() + LOST_SIGHT;
+                    match &scout {
+                        Some(_) => self.watch_out(handle, &topic, &received, woken, until).await?,
+                        None => tokio::time::timeout_at(until, woken).await.unwrap_or_default(),
+                    }
                     continue;
+                }
+                // The wake that it took may have been meant for the next scout.
+                if scout.is_none() && handle.scout_until.lock().is_none() {
+                    handle.wake.notify_one();
                 }
                 return Ok(Some(ReceivedMessages { topic, messages: Vec::new(), replayed: false }));
             }

@@ -19,7 +19,14 @@ fn rows(store: &dyn ViewStore, prefix: &[u8], from: &[u8]) -> Vec<(Vec<u8>, Vec<
 }
 
 fn key(n: u32) -> Vec<u8> {
-    format!("{}key-{n}", n % 3).into_bytes()
+    let mut key = format!("{}key-{n}", n % 3).into_bytes();
+    if n.is_multiple_of(5) {
+        // As large numbers, or negative ones, are.
+        key.truncate(1);
+        key.extend_from_slice(&[u8::MAX; 9][..n as usize % 10]);
+        key.extend_from_slice(&n.to_be_bytes()[3..]);
+    }
+    key
 }
 
 /// Rows by number, with the length of their value; `None` removes it.
@@ -51,6 +58,42 @@ proptest! {
         }
         store.close();
     }
+}
+
+/// sled's way back from a page's lowest key passes over what lies between that, less one, and the lowest key.
+#[test]
+fn keys_of_the_highest_bytes_are_found_on_the_way_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let key = |partition: u8, n: u16| [&[partition][..], &[u8::MAX; 6], &n.to_be_bytes()].concat();
+    for from in (0..4000_u16).step_by(200) {
+        let rows = (from..from + 200).flat_map(|n| [(key(1, n), Some(vec![1; 100])), (key(3, n), Some(vec![3; 100]))]);
+        store.apply_batch(rows.collect()).unwrap();
+    }
+    for partition in 0..5 {
+        let found = rows(&store, &[partition], &[]);
+        assert_eq!(found.len(), if partition % 2 == 1 { 4000 } else { 0 }, "partition {partition}");
+        assert!(found.iter().all(|(key, _)| key.len() == 9));
+    }
+    // The lowest key of the next partition, which is the lowest of a page.
+    store.apply_batch([(vec![2], Some(vec![2])), (vec![3], Some(vec![3]))].into_iter().collect()).unwrap();
+    assert_eq!(store.get(&[2]).unwrap(), Some(vec![2]));
+    assert_eq!(store.get(&key(1, 3999)).unwrap(), Some(vec![1; 100]));
+}
+
+proptest! {
+    #[test]
+    fn keys_keep_their_order_and_their_prefixes(a in keys(), b in keys()) {
+        prop_assert_eq!(a.cmp(&b), escape(&a).cmp(&escape(&b)));
+        prop_assert_eq!(unescape(&escape(&a)).into_owned(), a.clone());
+        prop_assert!(!escape(&a).windows(4).any(|four| four == [u8::MAX; 4]));
+        let longer = [&a[..], &b[..]].concat();
+        prop_assert!(escape(&longer).starts_with(&escape(&a)));
+    }
+}
+
+fn keys() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(prop_oneof![3 => Just(u8::MAX), 1 => 0..3_u8, 1 => any::<u8>()], 0..12)
 }
 
 #[test]

@@ -185,7 +185,10 @@ impl QueueChecker {
             self.broken(Rule::AcknowledgedAgain, what);
         }
         self.on_time(place, at_ms);
-        let surely_until_ms = (call.began_ms + call.lease_ms).saturating_sub(SLACK_MS);
+        let surely_until_ms = match call.began_ms < self.floor_ms {
+            true => at_ms, // what failed meanwhile may have ended it before it was told
+            false => (call.began_ms + call.lease_ms).saturating_sub(SLACK_MS),
+        };
         let maybe_until_ms = at_ms + call.lease_ms + SLACK_MS;
         let new = Lease {
             place,

@@ -467,7 +467,7 @@ impl Run {
             let (r, l) = (effective(&replayed, offset), effective(&live, offset));
             assert_eq!((r.0, r.1), (l.0, l.1), "offset {offset}");
             // A wait that is over may be forgotten by the living.
-            assert!(l.2 == 0 || l.2 == r.2, "offset {offset}: {l:?}, {r:?}");
+            assert!(l.2 == NotBefore::AT_ONCE || l.2 == r.2, "offset {offset}: {l:?}, {r:?}");
             let (expected, deliveries) = match entry.is {
                 Is::Settled => ("settled", 0),
                 Is::Dead => ("dead", entry.deliveries),
@@ -572,18 +572,20 @@ fn counted_holes(model: &Model) -> u64 {
 }
 
 /// State, deliveries, and where it was delivered the time it waits for.
-fn effective(durable: &DurablePartition, offset: i64) -> (&'static str, u16, i64) {
+fn effective(durable: &DurablePartition, offset: i64) -> (&'static str, u16, NotBefore) {
     let state = if offset < durable.start {
         durable.held.get(&offset).map_or(Durable::Settled, |held| held.state)
     } else {
         durable.known.get(offset).unwrap_or(Durable::NEW)
     };
     match state {
-        Durable::Settled => ("settled", 0, 0),
+        Durable::Settled => ("settled", 0, NotBefore::AT_ONCE),
         // A time that the record names itself is read again with it.
-        Durable::Waiting { deliveries: 0, .. } => ("waiting", 0, 0),
-        Durable::Waiting { deliveries, not_before } => ("waiting", deliveries, not_before.wall_ms),
-        Durable::GivenUp { parked, deliveries, .. } => (if parked { "parked" } else { "dead" }, deliveries, 0),
+        Durable::Waiting { deliveries: 0, .. } => ("waiting", 0, NotBefore::AT_ONCE),
+        Durable::Waiting { deliveries, not_before } => ("waiting", deliveries, not_before),
+        Durable::GivenUp { parked, deliveries, .. } => {
+            (if parked { "parked" } else { "dead" }, deliveries, NotBefore::AT_ONCE)
+        }
     }
 }
 

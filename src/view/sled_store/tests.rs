@@ -66,19 +66,19 @@ fn keys_of_the_highest_bytes_are_found_on_the_way_back() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     let key = |partition: u8, n: u16| [&[partition][..], &[u8::MAX; 6], &n.to_be_bytes()].concat();
-    for from in (0..4000_u16).step_by(200) {
-        let rows = (from..from + 200).flat_map(|n| [(key(1, n), Some(vec![1; 100])), (key(3, n), Some(vec![3; 100]))]);
+    // So many that some page begins where a partition does.
+    let partitions = || 1..250_u8;
+    let count = |partition: u8| 100 + u16::from(partition);
+    for partition in partitions() {
+        let rows = (0..count(partition)).map(|n| (key(partition, n), Some(vec![partition; 100])));
         store.apply_batch(rows.collect()).unwrap();
     }
-    for partition in 0..5 {
-        let found = rows(&store, &[partition], &[]);
-        assert_eq!(found.len(), if partition % 2 == 1 { 4000 } else { 0 }, "partition {partition}");
-        assert!(found.iter().all(|(key, _)| key.len() == 9));
+    for partition in partitions() {
+        assert_eq!(rows(&store, &[partition], &[]).len(), usize::from(count(partition)), "partition {partition}");
+        assert_eq!(store.get(&[partition]).unwrap(), None, "before partition {partition}");
+        let last = count(partition) - 1;
+        assert_eq!(store.get(&key(partition, last)).unwrap(), Some(vec![partition; 100]), "{partition}");
     }
-    // The lowest key of the next partition, which is the lowest of a page.
-    store.apply_batch([(vec![2], Some(vec![2])), (vec![3], Some(vec![3]))].into_iter().collect()).unwrap();
-    assert_eq!(store.get(&[2]).unwrap(), Some(vec![2]));
-    assert_eq!(store.get(&key(1, 3999)).unwrap(), Some(vec![1; 100]));
 }
 
 proptest! {

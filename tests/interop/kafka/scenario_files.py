@@ -36,7 +36,10 @@ def files(broker, tools):
     acknowledged = {crashing[n].key.decode() for n, answer in list(producer.answers.items()) if "offset" in answer}
     broker.start()
     producer.finish_well()
+    # A busy log has zeros ahead of its end, which the tool takes for damage; a clean stop takes them off.
+    broker.stop()
     records = dump(tools, broker.segments("crashing"))
+    broker.start()
     keys = [key for *_, key, _ in records]
     check("after a kill -9 all that was acknowledged is in the files", acknowledged <= set(keys), len(acknowledged))
     equal("and in the end every record, once", sorted(keys), sorted(record.key.decode() for record in crashing))
@@ -48,10 +51,13 @@ def files(broker, tools):
     produce(tools, "java", broker.bootstrap, [Record("latest", None, b"key-3")])
 
     def compacted():
-        return len(dump(tools, broker.segments("latest"))) < 500
+        closed = broker.segments("latest")[:-1]
+        return bool(closed) and len(dump(tools, closed)) < 500
 
     eventually("compaction takes place", compacted, 90)
+    broker.stop()
     records = dump(tools, broker.segments("latest"))
+    broker.start()
     latest = {}
     for _, offset, _, key, value in sorted(records, key=lambda record: record[1]):
         latest[key] = value

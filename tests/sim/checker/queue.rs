@@ -63,6 +63,8 @@ pub(super) struct QueueChecker {
     calls: BTreeMap<u64, Call>,
     leases: BTreeMap<u64, Lease>,
     messages: BTreeMap<Place, Message>,
+    /// When a partition's last message came that nobody had before: those behind it wait their turn.
+    fresh_ms: BTreeMap<i32, u64>,
     now_ms: u64,
     /// When something was last seen to fail, or to start again: nothing was due before.
     floor_ms: u64,
@@ -204,6 +206,9 @@ impl QueueChecker {
         self.leases.insert(lease, new);
         let was_last = attempt >= self.max_deliveries;
         let message = self.messages.entry(place).or_default();
+        if message.leases.is_empty() {
+            self.fresh_ms.insert(partition, at_ms);
+        }
         message.leases.push(lease);
         if was_last {
             message.may_be_over.get_or_insert(index);
@@ -286,7 +291,7 @@ impl QueueChecker {
     fn due_ms(&self, place: Place) -> Option<u64> {
         let message = self.messages.get(&place)?;
         let mut due = match message.leases.last().and_then(|lease| self.leases.get(lease)) {
-            None => message.known_ms,
+            None => message.known_ms.max(self.fresh_ms.get(&place.0).copied().unwrap_or_default()),
             Some(lease) => lease.due_ms(self.max_deliveries)?,
         };
         if message.acked.is_some() {

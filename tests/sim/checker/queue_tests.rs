@@ -103,6 +103,10 @@ fn one_that_nobody_settled_does_not_come_back() {
     // Nobody ever got it.
     assert_eq!(broken(&[sent(false), leased(5_100, 1, 0, 2), leased(10, 2, 1, 2), rest(5_200)]), [Rule::NotBack]);
     assert_eq!(broken(&[sent(false), vec![(100, Event::QueueNotAtRest)]]), [Rule::NotBack]);
+    // Behind others that nobody had before it waits its turn, and for no longer.
+    let first = || leased(3_000, 1, 0, 2);
+    assert_eq!(broken(&[sent(false), first(), leased(7_900, 2, 1, 2), rest(8_000)]), []);
+    assert_eq!(broken(&[sent(false), first(), leased(8_100, 2, 1, 2), rest(8_200)]), [Rule::NotBack]);
     // By key it waits for the one before it, and from then on for no longer.
     let first = [sent(true), leased(10, 1, 0, 1)].concat();
     let acked = said(900, 1, Verdict::Ack, Told::Settled);

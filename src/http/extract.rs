@@ -3,7 +3,7 @@
 //!
 //! **Invariant**: whatever is refused is refused as a [`Problem`] that says what to write instead.
 
-use super::{AppState, body, problem::Problem};
+use super::{AppState, body, problem::Problem, query};
 use crate::types::{
     PartitionId, TopicName,
     json::{JsonError, Kind, MAX_DEPTH, Scanner, unescape},
@@ -11,10 +11,10 @@ use crate::types::{
 };
 use axum::{
     body::Body,
-    extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::{HeaderMap, header, request::Parts},
 };
-use serde::de::{self, DeserializeOwned, Deserializer, IntoDeserializer, value::MapDeserializer};
+use serde::de::{self, DeserializeOwned, Deserializer};
 use std::{borrow::Cow, fmt, ops::RangeInclusive};
 
 /// The `{topic}` of the path.
@@ -132,134 +132,8 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let query = parse_query(parts.uri.query().unwrap_or(""))?;
-        let pairs = query.into_iter().map(|(name, value)| (name, QueryValue(value)));
-        if let Ok(parameters) = T::deserialize(MapDeserializer::<_, de::value::Error>::new(pairs)) {
-            return Ok(Self(parameters));
-        }
-        // Once more, for its words.
-        match Query::try_from_uri(&parts.uri) {
-            Ok(Query(parameters)) => Ok(Self(parameters)),
-            Err(rejection) => {
-                let text = rejection.body_text();
-                let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
-                Err(Problem::invalid_request(match unknown_field(text) {
-                    Some(known) => known.refusal("parameter"),
-                    None => format!("the query is not understood: {text}"),
-                }))
-            }
-        }
+        query::parse(parts.uri.query().unwrap_or("")).map(Self)
     }
-}
-
-/// A parameter's name and value.
-type QueryPart<'a> = (Cow<'a, str>, Cow<'a, str>);
-
-/// A query's parts, decoded. Refuses what form decoding would let through in silence: broken escapes, bytes that are no
-/// UTF-8, and names given twice.
-fn parse_query(query: &str) -> Result<Vec<QueryPart<'_>>, Problem> {
-    let mut parts: Vec<QueryPart<'_>> = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let (Some(name), Some(value)) = (percent_decode(name), percent_decode(value)) else {
-            let detail = format!("the query part '{pair}' is no UTF-8 after percent-decoding");
-            return Err(Problem::invalid_request(format!("{detail}; for bytes use the parameter that takes base64")));
-        };
-        if parts.iter().any(|(other, _)| *other == name) {
-            return Err(Problem::invalid_request(format!("the parameter '{name}' is given more than once")));
-        }
-        if parts.len() == 64 {
-            return Err(Problem::invalid_request("the query has more than 64 parameters"));
-        }
-        parts.push((name, value));
-    }
-    Ok(parts)
-}
-
-/// A parameter's value: text, and what that says where a number or a truth value is wanted.
-struct QueryValue<'a>(Cow<'a, str>);
-
-impl<'de> IntoDeserializer<'de> for QueryValue<'de> {
-    type Deserializer = Self;
-
-    fn into_deserializer(self) -> Self {
-        self
-    }
-}
-
-/// Methods that give what the text says in Rust's own notation.
-macro_rules! parsed {
-    ($($method:ident => $visit:ident,)*) => {$(
-        fn $method<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-            visitor.$visit(self.0.parse().map_err(de::Error::custom)?)
-        }
-    )*};
-}
-
-impl<'de> Deserializer<'de> for QueryValue<'de> {
-    type Error = de::value::Error;
-
-    fn deserialize_any<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        match self.0 {
-            Cow::Borrowed(text) => visitor.visit_borrowed_str(text),
-            Cow::Owned(text) => visitor.visit_string(text),
-        }
-    }
-
-    fn deserialize_option<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        visitor.visit_some(self)
-    }
-
-    fn deserialize_newtype_struct<V: de::Visitor<'de>>(self, _: &str, visitor: V) -> Result<V::Value, Self::Error> {
-        visitor.visit_newtype_struct(self)
-    }
-
-    fn deserialize_enum<V: de::Visitor<'de>>(
-        self,
-        name: &'static str,
-        variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Self::Error> {
-        self.0.into_deserializer().deserialize_enum(name, variants, visitor)
-    }
-
-    parsed! {
-        deserialize_bool => visit_bool,
-        deserialize_i8 => visit_i8,
-        deserialize_i16 => visit_i16,
-        deserialize_i32 => visit_i32,
-        deserialize_i64 => visit_i64,
-        deserialize_u8 => visit_u8,
-        deserialize_u16 => visit_u16,
-        deserialize_u32 => visit_u32,
-        deserialize_u64 => visit_u64,
-        deserialize_f32 => visit_f32,
-        deserialize_f64 => visit_f64,
-    }
-
-    serde::forward_to_deserialize_any! {
-        char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct identifier ignored_any
-    }
-}
-
-/// `None` if an escape is broken, or what comes out is no UTF-8.
-fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
-    if !text.bytes().any(|byte| matches!(byte, b'+' | b'%')) {
-        return Some(Cow::Borrowed(text));
-    }
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        out.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                (digit()? << 4 | digit()?) as u8
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(out).ok().map(Cow::Owned)
 }
 
 /// A JSON body of at most `Limits::request_bytes`, and nothing in the query. `T` must carry
@@ -423,19 +297,19 @@ fn check_value(scanner: &mut Scanner<'_>, text: &str, name: &str, depth: usize) 
 const MAX_MEMBERS: usize = 256;
 
 /// What serde says of a field that it does not know.
-struct UnknownField<'a> {
+pub(super) struct UnknownField<'a> {
     given: &'a str,
     known: Vec<&'a str>,
 }
 
 /// Reads serde's "unknown field `a`, expected one of `b`, `c`", which is the one form in which it gives the names.
-fn unknown_field(message: &str) -> Option<UnknownField<'_>> {
+pub(super) fn unknown_field(message: &str) -> Option<UnknownField<'_>> {
     let mut ticks = message.split_once("unknown field ")?.1.split('`').skip(1).step_by(2);
     Some(UnknownField { given: ticks.next()?, known: ticks.collect() })
 }
 
 impl UnknownField<'_> {
-    fn refusal(&self, what: &str) -> String {
+    pub(super) fn refusal(&self, what: &str) -> String {
         let Self { given, known } = self;
         match nearest(given, known) {
             Some(near) => format!("unknown {what} '{given}'; did you mean '{near}'?"),

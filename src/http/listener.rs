@@ -36,7 +36,7 @@ use tokio::{
 };
 use tower::Service as _;
 
-const DOOR: DoorLabels = DoorLabels { door: "http" };
+pub(super) const DOOR: DoorLabels = DoorLabels { door: "http" };
 /// The first and the longest wait after `accept` failed, which it does when descriptors run out.
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(5), Duration::from_secs(1)];
 /// How often an HTTP/2 peer is asked whether it is there, and how long it may take to say so.

@@ -21,6 +21,7 @@ pub mod openapi;
 mod outgoing;
 mod pieces;
 pub mod problem;
+mod query;
 pub mod record_json;
 pub mod security;
 pub mod sse;

@@ -301,22 +301,22 @@ impl Door {
             return finish(problem.into_response());
         }
         // Held until the answer: what came in is also in what waits to be stored.
-        let (memory, shed) = match reserve(&body, &parts.headers, route, app).filter(|_| !late) {
-            Some(memory) => (Some(memory), None),
-            None => (None, Some(if late { Shed::Delay } else { Shed::Memory })),
+        let memory = match late {
+            true => Err(Shed::Delay),
+            false => reserve(&body, &parts.headers, route, app).ok_or(Shed::Memory),
         };
         let mut may_leave_a_rest =
             parts.version < Version::HTTP_2 && body.size_hint().upper().is_none_or(|n| n > DRAINED_BODY);
-        let mut response = match (shed, hot) {
-            (Some(why), _) => {
+        let mut response = match (&memory, hot) {
+            (Err(why), _) => {
                 may_leave_a_rest &= !throw_away(body).await;
-                finish(self.turn_away(why).into_response())
+                finish(self.turn_away(*why).into_response())
             }
-            (None, Some((hot, name))) => {
+            (Ok(_), Some((hot, name))) => {
                 let answered = hot.call(app.clone(), name, parts, body).await;
                 finish(answered.unwrap_or_else(Problem::into_response))
             }
-            (None, None) => {
+            (Ok(_), None) => {
                 let (method, uri) = (parts.method.clone(), parts.uri.clone());
                 let Ok(response) = self.0.router.clone().call(Request::from_parts(parts, body)).await;
                 finish(as_problem(response, &method, uri.path()))

@@ -9,7 +9,7 @@
 //!
 //! Threading: one owner. [`Subscription::next`] may be dropped at any await without losing anything.
 
-use super::census::{Census, Enrolled};
+use super::census::Enrolled;
 use super::conflater::Conflater;
 use super::cursor::{Cursor, CursorEncoder, PendingPlace, Place, Position};
 use super::event::{Budget, Ended, SessionEvent, SlowPolicy, SubscribeRequest, cut, fitting, frame_cursor};
@@ -18,12 +18,12 @@ use super::json::{RecordWriter, ValueEncoding};
 use super::log_reader::{Fill, LogReader};
 use super::read_plan::ReadPlan;
 use super::ring::{SharedPositions, Taken};
-use super::sequencer::{Attachment, Join, Sequencers, StreamKey, Take, Ticket};
+use super::sequencer::{Attachment, Join, StreamKey, Take, Ticket};
+use super::sessions::{Counted, Sessions};
 use super::start::{StartPosition, recreated};
 use super::{SessionError, snapshot::SnapshotWalk};
-use crate::engine::{Engine, TopicInfo};
-use crate::sys::Clock;
-use crate::telemetry::{MemoryBudget, Reserved, metrics};
+use crate::engine::TopicInfo;
+use crate::telemetry::metrics;
 use crate::types::{Offset, PartitionId};
 use bytes::Bytes;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -33,36 +33,8 @@ use tokio::time::Instant;
 const CONFLATE_BEHIND: usize = 256 << 10;
 /// A reader that takes longer than this between two events gives back what was fetched ahead for it.
 const SLOW: Duration = Duration::from_millis(100);
-/// A reader of the log gets at most this part of the memory that is left for all of them,
-const PARTS_OF_WHAT_IS_LEFT: usize = 16;
-/// and at least so many bytes.
-const LEAST_CHUNK_BYTES: usize = 4 << 10;
-/// A chunk is full a little before its memory is, so that records of usual size never make it grow.
-const SPARE_BYTES: usize = 8 << 10;
 /// Bytes that a filtered reader looks through before it lets others run.
 const SCAN_BYTES: usize = 1 << 20;
-
-/// What subscriptions share.
-pub struct Sessions {
-    engine: Arc<dyn Engine>,
-    clock: Arc<dyn Clock>,
-    sequencers: Arc<Sequencers>,
-    census: Arc<Census>,
-    /// Frames that were made for one reader alone, until its connection has taken them.
-    alone: Arc<MemoryBudget>,
-}
-
-/// Frames that count until nobody holds them.
-struct Counted {
-    bytes: Bytes,
-    _reserved: Reserved,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
 
 struct Reading {
     reader: LogReader,
@@ -100,50 +72,6 @@ pub struct Subscription {
 }
 
 impl Sessions {
-    /// For this engine; `memory` bytes of frames for shared streams, and as many for readers of the log.
-    #[must_use]
-    pub fn new(engine: Arc<dyn Engine>, clock: Arc<dyn Clock>, memory: usize) -> Self {
-        let sequencers = Arc::new(Sequencers::new(engine.clone(), clock.clone(), memory));
-        let (census, alone) = (Arc::default(), MemoryBudget::new("stream", memory));
-        Self { engine, clock, sequencers, census, alone }
-    }
-
-    /// How many bytes a reader of the log gets at once: less, the fewer are left, so that thousands which do not take
-    /// theirs leave something for the others.
-    fn chunk_bytes(&self) -> usize {
-        let left = self.alone.limit().saturating_sub(self.alone.used());
-        (left / PARTS_OF_WHAT_IS_LEFT).clamp(LEAST_CHUNK_BYTES, CHUNK_BYTES - SPARE_BYTES)
-    }
-
-    /// The engine.
-    #[must_use]
-    pub fn engine(&self) -> &Arc<dyn Engine> {
-        &self.engine
-    }
-
-    /// The shared streams.
-    #[must_use]
-    pub fn sequencers(&self) -> &Arc<Sequencers> {
-        &self.sequencers
-    }
-
-    /// Where each live reader stands.
-    #[must_use]
-    pub fn census(&self) -> &Arc<Census> {
-        &self.census
-    }
-
-    fn enrol(&self, plan: &ReadPlan, format: Format) -> Enrolled {
-        let partitions = (!plan.all).then(|| plan.positions.iter().map(|p| p.partition).collect());
-        self.census.enrol(format, plan.topic.id, partitions)
-    }
-
-    /// A reader of the log from these places.
-    #[must_use]
-    pub fn reader(&self, plan: ReadPlan) -> LogReader {
-        LogReader::new(self.engine.clone(), self.clock.clone(), plan)
-    }
-
     /// Opens a subscription. When this answers, `latest` is fixed: what is stored afterwards comes.
     ///
     /// # Errors

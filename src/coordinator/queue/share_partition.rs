@@ -436,9 +436,12 @@ impl SharePartition {
 
     /// Moves the start over what is settled, and where the window gets narrow also over what may take long.
     fn advance(&mut self) {
+        let (window, part) = (self.settings.window as usize, self.window_part());
+        let was_full = self.slots.len() >= window;
         while let Some(front) = self.slots.front().copied() {
-            let narrow = self.slots.len() * 2 >= self.settings.window as usize;
-            let full = self.slots.len() >= self.settings.window as usize;
+            let narrow = self.slots.len() * 2 >= window;
+            // Many at once: for a single slot each receive would look at the log again.
+            let full = was_full && self.slots.len() + part > window;
             let leaves = match front.state {
                 State::Settled => true,
                 State::Delayed | State::Blocked | State::Parked | State::Dead => narrow,
@@ -459,6 +462,11 @@ impl SharePartition {
             self.drop_front();
         }
         self.fresh = self.fresh.max(self.start);
+    }
+
+    /// The room that is worth a look at the log.
+    fn window_part(&self) -> usize {
+        (self.settings.window as usize / 16).max(1)
     }
 
     fn hold_front(&mut self, front: Slot) {

@@ -11,6 +11,7 @@ use crate::{
     http::{
         AppState, Limits,
         extract::nearest,
+        listener::DOOR,
         problem::{Effects, OutcomeStatus, Problem, RecordOutcome},
         record_json::RecordLimits,
         state::App,
@@ -254,7 +255,7 @@ pub async fn store(
     wanted: &Wanted,
     idempotency: Option<IdempotencyTag>,
 ) -> Result<ProduceReceipt, EngineError> {
-    static STORED: StoredThrough = StoredThrough::new("http");
+    static STORED: StoredThrough = StoredThrough::new(DOOR.door);
     let bytes: usize = records.iter().map(|r| r.record.payload_bytes()).sum();
     let request = ProduceRequest { topic: topic.id, records, acks: wanted.acks, timeout: wanted.timeout, idempotency };
     let receipt = app.engine.produce(request).await?;

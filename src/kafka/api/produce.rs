@@ -9,6 +9,7 @@ use super::super::{
     Door,
     connection::{Answer, Begun, Ending},
     error_code::{ErrorCode, code_and_text},
+    listener::DOOR,
 };
 use super::{millis, partition_id, topic_by_id, topic_by_name};
 use crate::codec::messages::produce::{
@@ -37,7 +38,7 @@ const HEAVY_BYTES: usize = 16 << 10;
 /// A batch that is so much of its frame may keep it; another one would hold a frame for a part of it.
 const OWNS_FRAME: (usize, usize) = (7, 8);
 
-static STORED: StoredThrough = StoredThrough::new("kafka");
+static STORED: StoredThrough = StoredThrough::new(DOOR.door);
 
 type Refusal = (i16, Option<String>);
 type Outcome = Result<ProducedBatch, Refusal>;

@@ -44,7 +44,9 @@ impl SharePartition {
         let window = self.settings.window as usize;
         let room = window.saturating_sub(self.slots.len());
         let left = (self.end() - self.fresh).max(0).unsigned_abs() as usize;
-        (left < AHEAD.min(window.div_ceil(4)) && room > 0 && !self.is_held_full()).then(|| (self.end(), room))
+        // While some are left a little room waits for more.
+        let enough = if left == 0 { 1 } else { self.window_part() };
+        (left < AHEAD.min(window.div_ceil(4)) && room >= enough && !self.is_held_full()).then(|| (self.end(), room))
     }
 
     /// Takes the log's records of `from..to`, in order; offsets without one are holes. Gives the offset up to which it

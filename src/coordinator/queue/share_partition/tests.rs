@@ -1,5 +1,7 @@
 //! A simple model beside the real thing, under random work, clocks and crashes; and single cases by name.
 
+mod checks;
+
 use super::timing::LOOK_AGAIN_MS;
 use super::*;
 use crate::coordinator::queue::lease::LeaseRef;
@@ -444,56 +446,6 @@ impl Run {
         }
     }
 
-    fn replayed(&self, count: usize) -> DurablePartition {
-        let mut durable = DurablePartition::new(0);
-        for (i, (delta, _)) in self.deltas[..count].iter().enumerate() {
-            durable.apply(delta);
-            if i % 7 == 3 {
-                let mut snapshot = Vec::new();
-                durable.encode(&mut snapshot);
-                durable = DurablePartition::decode(&snapshot).expect("a snapshot is read as it was written");
-            }
-        }
-        durable
-    }
-
-    /// What a crash would leave is what the live state says, record by record.
-    fn check_durable(&self) {
-        let (replayed, live) = (self.replayed(self.deltas.len()), self.real.durable());
-        for (offset, entry) in (0..).zip(&self.model.log) {
-            if entry.hole {
-                continue;
-            }
-            let (r, l) = (effective(&replayed, offset), effective(&live, offset));
-            assert_eq!((r.0, r.1), (l.0, l.1), "offset {offset}");
-            // A wait that is over may be forgotten by the living.
-            assert!(l.2 == NotBefore::AT_ONCE || l.2 == r.2, "offset {offset}: {l:?}, {r:?}");
-            let (expected, deliveries) = match entry.is {
-                Is::Settled => ("settled", 0),
-                Is::Dead => ("dead", entry.deliveries),
-                Is::Parked => ("parked", entry.deliveries),
-                Is::Waiting => ("waiting", entry.deliveries),
-                Is::Leased { .. } => ("waiting", entry.deliveries - 1),
-            };
-            assert_eq!((l.0, l.1), (expected, deliveries), "offset {offset}");
-        }
-        assert_eq!(replayed.totals, live.totals);
-        assert_eq!(replayed.given_up, live.given_up);
-        assert_eq!(replayed.history, live.history);
-        assert!(self.real.slots.len() <= self.settings.window as usize);
-    }
-
-    fn check_counts(&self) {
-        let counts = self.real.counts();
-        let count = |f: &dyn Fn(&Is) -> bool| self.model.log.iter().filter(|e| f(&e.is)).count() as u64;
-        assert_eq!(counts.leased, count(&|is| matches!(is, Is::Leased { .. })));
-        assert_eq!(counts.dead, count(&|is| *is == Is::Dead));
-        assert_eq!(counts.parked, count(&|is| *is == Is::Parked));
-        let waiting = |e: &&Entry| e.is == Is::Waiting;
-        let seen = self.model.log[..self.real.looked_at().0 as usize].iter().filter(waiting).count() as u64;
-        assert_eq!(counts.ready + counts.delayed + counts.blocked, seen);
-    }
-
     /// The owner dies: what was not committed is gone, and so are the leases.
     fn crash(&mut self) {
         self.deltas.truncate(self.committed);
@@ -571,24 +523,6 @@ fn counted_holes(model: &Model) -> u64 {
     model.log.iter().filter(|e| e.hole).count() as u64
 }
 
-/// State, deliveries, and where it was delivered the time it waits for.
-fn effective(durable: &DurablePartition, offset: i64) -> (&'static str, u16, NotBefore) {
-    let state = if offset < durable.start {
-        durable.held.get(&offset).map_or(Durable::Settled, |held| held.state)
-    } else {
-        durable.known.get(offset).unwrap_or(Durable::NEW)
-    };
-    match state {
-        Durable::Settled => ("settled", 0, NotBefore::AT_ONCE),
-        // A time that the record names itself is read again with it.
-        Durable::Waiting { deliveries: 0, .. } => ("waiting", 0, NotBefore::AT_ONCE),
-        Durable::Waiting { deliveries, not_before } => ("waiting", deliveries, not_before),
-        Durable::GivenUp { parked, deliveries, .. } => {
-            (if parked { "parked" } else { "dead" }, deliveries, NotBefore::AT_ONCE)
-        }
-    }
-}
-
 fn run(seed: u64, steps: u64) -> u64 {
     let mut run = Run::new(seed);
     for _ in 0..steps {
@@ -610,4 +544,33 @@ fn it_does_what_the_model_does() {
         }
     }
     assert!(ops >= 100_000, "{ops}");
+}
+
+/// All of a window is out for long: what is done beside it asks for the log once in a while, and not for each slot.
+#[test]
+fn a_full_window_gets_room_for_many_at_once() {
+    const WINDOW: i64 = 1_600;
+    let now = at(10_000, EPOCH_WALL + 10_000);
+    let settings = PartitionSettings { window: WINDOW as u32, ..PartitionSettings::default() };
+    let mut share = SharePartition::new(DurablePartition::new(0), settings, 1, now);
+    let mut offer = |share: &mut SharePartition| {
+        let Some((from, room)) = share.wants() else { return false };
+        let to = from + room as i64;
+        let records: Vec<_> = (from..to).map(|offset| Offered { offset, key: None, deliver_at_ms: None }).collect();
+        assert_eq!(share.offer(from, to, &records, now), to);
+        true
+    };
+    assert!(offer(&mut share));
+    assert_eq!(share.acquire(WINDOW as usize, LEASE_MS, now).len(), WINDOW as usize);
+    let mut looks = 0;
+    for done in 0..1_000 {
+        looks += u32::from(offer(&mut share));
+        let got = share.acquire(1, LEASE_MS, now);
+        assert_eq!(got.len(), 1, "after {done} there is another");
+        let Acquired { offset, generation, .. } = got[0];
+        let lease = LeaseRef { queue: 1, partition: 0, offset, generation, epoch: 1 };
+        assert_eq!(share.settle_lease(lease, &Settlement::Ack, now), Outcome::Settled);
+    }
+    assert!((1..=20).contains(&looks), "{looks} looks at the log for 1,000 messages");
+    assert_eq!(share.counts().leased, WINDOW as u64, "all the others are still out");
 }

@@ -15,7 +15,7 @@ use axum::{
     http::{HeaderMap, header, request::Parts},
 };
 use serde::de::{self, DeserializeOwned, Deserializer};
-use std::{borrow::Cow, fmt, ops::RangeInclusive};
+use std::{fmt, ops::RangeInclusive};
 
 /// The `{topic}` of the path.
 #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ const PARTS_OF_WHAT_IS_LEFT: usize = 16;
 /// and at least so many bytes.
 const LEAST_CHUNK_BYTES: usize = 4 << 10;
 /// A chunk is full a little before its memory is, so that records of usual size never make it grow.
-const SPARE_BYTES: usize = 8 << 10;
+pub(super) const SPARE_BYTES: usize = 8 << 10;
 
 /// What subscriptions share.
 pub struct Sessions {

@@ -19,7 +19,7 @@ use super::log_reader::{Fill, LogReader};
 use super::read_plan::ReadPlan;
 use super::ring::{SharedPositions, Taken};
 use super::sequencer::{Attachment, Join, StreamKey, Take, Ticket};
-use super::sessions::{Counted, Sessions};
+use super::sessions::{Counted, SPARE_BYTES, Sessions};
 use super::start::{StartPosition, recreated};
 use super::{SessionError, snapshot::SnapshotWalk};
 use crate::engine::TopicInfo;

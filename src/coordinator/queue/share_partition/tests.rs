@@ -553,7 +553,7 @@ fn a_full_window_gets_room_for_many_at_once() {
     let now = at(10_000, EPOCH_WALL + 10_000);
     let settings = PartitionSettings { window: WINDOW as u32, ..PartitionSettings::default() };
     let mut share = SharePartition::new(DurablePartition::new(0), settings, 1, now);
-    let mut offer = |share: &mut SharePartition| {
+    let offer = |share: &mut SharePartition| {
         let Some((from, room)) = share.wants() else { return false };
         let to = from + room as i64;
         let records: Vec<_> = (from..to).map(|offset| Offered { offset, key: None, deliver_at_ms: None }).collect();
